@@ -1,0 +1,389 @@
+"""What one run left behind: named groups of labelled arrays with units, provenance and versions, in one file.
+
+A `Record` wraps an `xarray.DataTree`; `workbench/schema.md` says what each group holds. Saving writes one zarr (format 3)
+zip file under a temporary name and renames it, so a reader never finds half a file. Loading reads plain arrays through an
+allow-list of codecs: nothing in a record is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench import schema
+from workbench.errors import RecordError, StorageError, UnknownNameError, expected, unknown
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    import xarray as xr
+
+#: Codecs that only move bytes. A record that names another one is refused before anything is decoded.
+SAFE_CODECS = {"bytes", "zstd", "blosc", "gzip", "crc32c", "vlen-utf8"}
+MAX_UNPACKED_BYTES = 4 << 30
+_NUMERIC = "iufb"
+
+
+class Record:
+    """Groups of labelled arrays that one run (or one sweep) left behind.
+
+    `record["tree"]` is an `xarray.Dataset`; `record.groups` lists the names; `record.attrs` says what ran. `record.views()`
+    lists the pictures that can be drawn from it; `record.figure(name)` draws one; `record.text(name)` says it in words.
+    """
+
+    def __init__(self, tree: xr.DataTree) -> None:
+        self.tree = tree
+
+    # -- making ------------------------------------------------------------------------------------------------------
+    @classmethod
+    def from_columns(
+        cls,
+        columns: Mapping[str, Mapping[str, np.ndarray]],
+        attrs: Mapping[str, Any],
+        group_attrs: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Record:
+        """Return a validated record from plain columns.
+
+        Args:
+            columns: `{group: {variable: array}}`, each array with the dims the schema gives that variable.
+            attrs: attributes of the record (see `schema.ATTRS`); versions and knobs may be mappings.
+            group_attrs: attributes of single groups, such as a curve's axis labels.
+        Raises:
+            RecordError: a group or variable does not fit the schema.
+        """
+        import xarray as xr
+
+        datasets = {g: dataset(g, values, (group_attrs or {}).get(g)) for g, values in columns.items()}
+        tree = xr.DataTree.from_dict({"/": xr.Dataset(attrs=_plain_attrs(attrs)), **datasets})
+        return cls(tree).validate()
+
+    def with_groups(
+        self,
+        columns: Mapping[str, Mapping[str, np.ndarray]],
+        group_attrs: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Record:
+        """Return a record that shares this one's arrays and has these groups added or replaced."""
+        import xarray as xr
+
+        parts: dict[str, Any] = {"/": xr.Dataset(attrs=dict(self.attrs))}
+        parts |= {g: self[g] for g in self.groups}
+        parts |= {g: dataset(g, values, (group_attrs or {}).get(g)) for g, values in columns.items()}
+        return Record(xr.DataTree.from_dict(parts))
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What ran: system, knobs (JSON), seed, versions (JSON), device, kernels (JSON), ..."""
+        return dict(self.tree.attrs)
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """The knob values of the run."""
+        return json.loads(self.attrs.get("knobs", "{}"))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Paths of the groups that hold arrays, in order ("tree", "curve/latency", "runs/0/tree")."""
+        return tuple(node.path.strip("/") for node in self.tree.subtree if node.path != "/" and node.data_vars)
+
+    def __contains__(self, group: str) -> bool:
+        return group in self.groups
+
+    def __getitem__(self, group: str) -> xr.Dataset:
+        """Return a group as an `xarray.Dataset`; an unknown name is an error that names the nearest one."""
+        if group not in self:
+            raise unknown("record group", group, self.groups)
+        return self.tree[group].to_dataset(inherit=False)
+
+    def column(self, group: str, variable: str) -> np.ndarray:
+        """Return one array as numpy without building a Dataset (the path a slider takes)."""
+        if group not in self.tree or variable not in self.tree[group].data_vars:
+            raise unknown("record variable", f"{group}.{variable}", [f"{g}.{v}" for g in self.groups for v in self[g]])
+        return self.tree[group].variables[variable].values
+
+    def meter(self, name: str) -> dict[str, Any]:
+        """Return one row of the group `meters` as a dict."""
+        rows = {str(m): i for i, m in enumerate(self["meters"]["meter"].values)}
+        if name not in rows:
+            raise unknown("meter", name, rows)
+        values = {str(k): v.values[rows[name]] for k, v in self["meters"].variables.items()}
+        return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+
+    def at(self, setting: int) -> Record:
+        """Return one run of a sweep as a record of its own."""
+        import xarray as xr
+
+        prefix = f"runs/{setting}/"
+        parts: dict[str, Any] = {g.removeprefix(prefix): self[g] for g in self.groups if g.startswith(prefix)}
+        if not parts:
+            count = len({g.split("/")[1] for g in self.groups if g.startswith("runs/")})
+            raise UnknownNameError(expected("setting", f"an index below {count}", setting))
+        attrs = self.tree[f"runs/{setting}"].attrs
+        return Record(xr.DataTree.from_dict({"/": xr.Dataset(attrs=attrs), **parts}))
+
+    # -- checking ----------------------------------------------------------------------------------------------------
+    def validate(self) -> Record:
+        """Return self if every group fits the schema.
+
+        Raises:
+            RecordError: naming the group, the variable, what was expected and what was found.
+        """
+        missing = [a for a in schema.ATTRS if a not in self.tree.attrs]
+        if missing:
+            raise RecordError(expected("record attributes", ", ".join(schema.ATTRS), f"none of {', '.join(missing)}"))
+        version = int(self.tree.attrs["schema_version"])
+        if version > schema.SCHEMA_VERSION:
+            raise RecordError(
+                expected("record schema", f"version {schema.SCHEMA_VERSION} or older", f"version {version}")
+                + " Install a newer Workbench to open this file."
+            )
+        for group in self.groups:
+            _validate_group(group, self[group])
+        return self
+
+    # -- files -------------------------------------------------------------------------------------------------------
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the record as one zip file, atomically, and return its path.
+
+        Raises:
+            StorageError: the folder does not exist or the disk is full; an older file of that name stays as it was.
+        """
+        target = Path(path)
+        blobs = self._encode()
+        partial: str | None = None
+        try:
+            handle, partial = tempfile.mkstemp(dir=target.parent or ".", prefix=f".{target.name}.", suffix=".partial")
+            with os.fdopen(handle, "wb") as stream:
+                _write_zip(stream, blobs)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(partial, target)
+        except OSError as error:
+            if partial is not None and os.path.exists(partial):
+                os.unlink(partial)
+            reason = error.strerror or str(error)
+            raise StorageError(
+                f"Saving a record to {str(target)!r} failed: {reason}. Choose another folder or free some space."
+            ) from error
+        return target
+
+    def _encode(self) -> dict[str, bytes]:
+        """Return the record as zarr members: `{name in the zip: bytes}`."""
+        import zarr
+
+        store = zarr.storage.MemoryStore()
+        self.tree.to_zarr(store, consolidated=False, zarr_format=3)
+        return {name: buffer.to_bytes() for name, buffer in store._store_dict.items()}
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Record:
+        """Return the record in a file, exactly as it was saved.
+
+        Raises:
+            StorageError: no such file, or it cannot be read.
+            RecordError: not a record, truncated, of a newer schema, or naming a codec outside the allow-list.
+        """
+        return cls.from_bytes(_read_file(Path(path)), name=str(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = "upload") -> Record:
+        """Return the record in the bytes of a saved file (an upload, say)."""
+        import xarray as xr
+        import zarr
+
+        blobs = _read_zip(data, name)
+        _refuse_unsafe(blobs, name)
+        buffer = zarr.core.buffer.default_buffer_prototype().buffer
+        store = zarr.storage.MemoryStore({k: buffer.from_bytes(v) for k, v in blobs.items()}, read_only=True)
+        try:
+            tree = xr.open_datatree(store, engine="zarr", consolidated=False, zarr_format=3, mask_and_scale=False)  # type: ignore[call-arg]
+            parts = {n.path: _as_objects(n.to_dataset(inherit=False).load()) for n in tree.subtree}
+            tree = xr.DataTree.from_dict(parts)
+        except Exception as error:
+            raise RecordError(
+                f"{name!r} could not be decoded ({type(error).__name__}): the file is damaged. Make the record again."
+            ) from error
+        return cls(tree).validate()
+
+    # -- pictures ----------------------------------------------------------------------------------------------------
+    def views(self) -> list[str]:
+        """Return the names of the views that can draw this record."""
+        from workbench import views
+
+        return [view.name for view in views.for_record(self)]
+
+    def figure(self, view: str, *, setting: int | None = None, **options: Any) -> go.Figure:
+        """Return a view of this record as a plotly figure.
+
+        Args:
+            view: a name from `record.views()`.
+            setting: index of the run to draw in a sweep's record.
+            options: the view's own (`step=3`, `theme="dark"`).
+        """
+        from workbench import views
+
+        return views.get(view).figure(self if setting is None else self.at(setting), **options)
+
+    def text(self, view: str, *, setting: int | None = None, **options: Any) -> str:
+        """Return what the view shows, in words or a small table."""
+        from workbench import views
+
+        return views.get(view).text(self if setting is None else self.at(setting), **options)
+
+    def html(self, path: str | os.PathLike[str]) -> Path:
+        """Write one self-contained page that works offline (its step scrubber still moves), and return its path."""
+        from workbench.export import write_html
+
+        return write_html(self, Path(path))
+
+    def __repr__(self) -> str:
+        return f"<Record of {self.attrs.get('system', '?')!r}: {', '.join(self.groups) or 'no groups'}>"
+
+    def _repr_html_(self) -> str:
+        from workbench.export import record_summary
+
+        return record_summary(self)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
+
+    def equals(self, other: Record) -> bool:
+        """Return whether both hold the same groups, arrays (NaN equal to NaN) and attributes."""
+        return self.tree.identical(other.tree)
+
+
+def dataset(group: str, values: Mapping[str, np.ndarray], attrs: Mapping[str, Any] | None = None) -> xr.Dataset:
+    """Return one group as a Dataset with the schema's dims, dtypes and units.
+
+    Variables that the schema does not name are kept on the group's first dimension.
+    """
+    import xarray as xr
+
+    kind = schema.kind_of(group)
+    if kind not in schema.GROUPS:
+        raise RecordError(str(unknown("record group", group, schema.GROUPS)))
+    out: dict[str, Any] = {}
+    for name, value in values.items():
+        variable = schema.GROUPS[kind].index.get(name)
+        array = _normal(np.asarray(value), variable.dtype if variable else None)
+        out[name] = (_dims(kind, variable, array), array, _units(variable, attrs))
+    return xr.Dataset(out, attrs=dict(attrs or {}))
+
+
+def _normal(array: np.ndarray, dtype: str | None) -> np.ndarray:
+    if dtype == "str" or (dtype is None and array.dtype.kind in "UTO"):
+        return array.astype(object)
+    return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def _dims(kind: str, variable: schema.Variable | None, array: np.ndarray) -> tuple[str, ...]:
+    if kind in schema.OPEN_GROUPS:
+        dims = schema.OPEN_GROUPS[kind]
+    elif variable is None:
+        dims = schema.GROUPS[kind].variables[0].dims[:1]
+    else:
+        dims = variable.dims
+    extra = array.ndim - len(dims)
+    return (*(("setting",) if extra == 1 and kind == "meters" else ()), *dims)
+
+
+def _units(variable: schema.Variable | None, attrs: Mapping[str, Any] | None) -> dict[str, str]:
+    if variable is None or not variable.unit:
+        return {}
+    return {"units": str((attrs or {}).get(variable.unit, variable.unit))}
+
+
+def _validate_group(path: str, data: xr.Dataset) -> None:
+    kind = schema.kind_of(path)
+    if kind not in schema.GROUPS:
+        raise RecordError(str(unknown("record group", path, schema.GROUPS)))
+    for variable in schema.GROUPS[kind].variables:
+        if variable.name not in data.variables:
+            if variable.optional:
+                continue
+            raise RecordError(expected(f"group {path!r}", f"a variable {variable.name!r}", f"{sorted(data.variables)}"))
+        found = data[variable.name]
+        dims = tuple(d for d in found.dims if d != "setting")
+        if dims != variable.dims:
+            raise RecordError(expected(f"{path}.{variable.name}", f"dims {variable.dims}", f"dims {dims}"))
+        if variable.dtype == "str" and found.dtype.kind not in "UTO":
+            raise RecordError(expected(f"{path}.{variable.name}", "text", f"dtype {found.dtype}"))
+        if variable.dtype != "str" and found.dtype != np.dtype(variable.dtype):
+            raise RecordError(expected(f"{path}.{variable.name}", f"dtype {variable.dtype}", f"dtype {found.dtype}"))
+    if kind == "meters":
+        _validate_meters(path, data)
+
+
+def _validate_meters(path: str, data: xr.Dataset) -> None:
+    allowed = {"provenance": schema.PROVENANCES, "kind": schema.KINDS, "better": schema.DIRECTIONS}
+    for name, words in allowed.items():
+        strange = sorted({str(v) for v in data[name].values.ravel()} - set(words))
+        if strange:
+            raise RecordError(expected(f"{path}.{name}", f"one of {', '.join(words)}", ", ".join(strange)))
+
+
+def _plain_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: json.dumps(v, ensure_ascii=False) if isinstance(v, (dict, list)) else v for k, v in attrs.items()}
+
+
+def _as_objects(data: xr.Dataset) -> xr.Dataset:
+    """Give text arrays one dtype whatever the reader made of them, so that a round trip is exact."""
+    texts = [name for name, variable in data.variables.items() if variable.dtype.kind in "UT"]
+    for variable in data.variables.values():
+        variable.encoding.clear()
+    return data.assign({name: data[name].astype(object) for name in texts})
+
+
+def _write_zip(stream: Any, blobs: Mapping[str, bytes]) -> None:
+    with zipfile.ZipFile(stream, "w", compression=zipfile.ZIP_STORED) as archive:
+        for name in sorted(blobs):  # fixed order and date: the same record is the same file
+            archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), blobs[name])
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(
+            f"Opening the record {str(path)!r} failed: {error.strerror}. Check the path, or make one with record.save()."
+        ) from error
+
+
+def _read_zip(data: bytes, name: str) -> dict[str, bytes]:
+    import io
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(i.file_size for i in archive.infolist()) > MAX_UNPACKED_BYTES:
+                raise RecordError(f"{name!r} unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB. Split it into smaller runs.")
+            return {i.filename: archive.read(i) for i in archive.infolist()}
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise RecordError(
+            f"{name!r} is not a whole Workbench record (not a complete zip file). Save it again with record.save()."
+        ) from error
+
+
+def _refuse_unsafe(blobs: Mapping[str, bytes], name: str) -> None:
+    """Refuse anything that is not a tree of plain zarr-3 arrays before a single chunk is decoded."""
+    if "zarr.json" not in blobs:
+        raise RecordError(f"{name!r} is a zip file but not a Workbench record. Save one with record.save().")
+    for member, blob in blobs.items():
+        if not member.endswith("zarr.json"):
+            continue
+        try:
+            meta = json.loads(blob)
+            codecs = {str(c["name"]) for c in meta.get("codecs", [])}
+            version = meta["zarr_format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecordError(f"{name!r} is damaged: {member} is not readable. Make the record again.") from error
+        if version != 3 or codecs - SAFE_CODECS:
+            raise RecordError(
+                expected(f"{name!r}, member {member}", f"codecs of {sorted(SAFE_CODECS)}", f"{sorted(codecs)}")
+                + " Only records written by Workbench are opened."
+            )
