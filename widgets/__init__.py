@@ -1,0 +1,1 @@
+"""Live pages built from systems, records and views."""
