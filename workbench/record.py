@@ -40,7 +40,6 @@ class Record:
     def __init__(self, tree: xr.DataTree) -> None:
         self.tree = tree
 
-    # -- making ------------------------------------------------------------------------------------------------------
     @classmethod
     def from_columns(
         cls,
@@ -76,7 +75,6 @@ class Record:
         parts |= {g: dataset(g, values, (group_attrs or {}).get(g)) for g, values in columns.items()}
         return Record(xr.DataTree.from_dict(parts))
 
-    # -- reading -----------------------------------------------------------------------------------------------------
     @property
     def attrs(self) -> dict[str, Any]:
         """What ran: system, knobs (JSON), seed, versions (JSON), device, kernels (JSON), ..."""
@@ -127,7 +125,6 @@ class Record:
         attrs = self.tree[f"runs/{setting}"].attrs
         return Record(xr.DataTree.from_dict({"/": xr.Dataset(attrs=attrs), **parts}))
 
-    # -- checking ----------------------------------------------------------------------------------------------------
     def validate(self) -> Record:
         """Return self if every group fits the schema.
 
@@ -147,7 +144,6 @@ class Record:
             _validate_group(group, self[group])
         return self
 
-    # -- files -------------------------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the record as one zip file, atomically, and return its path.
 
@@ -213,7 +209,6 @@ class Record:
             ) from error
         return cls(tree).validate()
 
-    # -- pictures ----------------------------------------------------------------------------------------------------
     def views(self) -> list[str]:
         """Return the names of the views that can draw this record."""
         from workbench import views

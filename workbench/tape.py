@@ -129,9 +129,7 @@ def _stack(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Concatenate chunks column by column, repeating scalars within a chunk."""
     lengths = [max([1, *(len(v) for v in r.values() if np.ndim(v))]) if _has_rows(r) else 0 for r in rows]
     names = dict.fromkeys(name for r in rows for name in r)
-    return {
-        name: np.concatenate([_column(r[name], n) for r, n in zip(rows, lengths) if name in r]) for name in names
-    }
+    return {name: np.concatenate([_column(r[name], n) for r, n in zip(rows, lengths) if name in r]) for name in names}
 
 
 def _has_rows(row: dict[str, Any]) -> bool:

@@ -1,0 +1,153 @@
+"""The calls a reader makes: `catalog run open load compare sweep`. Each is a few lines over the five nouns."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from workbench import system as systems
+from workbench.errors import InputError, expected
+from workbench.record import Record
+from workbench.tape import NullTape, Tape
+
+if TYPE_CHECKING:
+    from widgets.bench import Bench
+
+    from workbench.comparison import Comparison
+
+
+class Catalog:
+    """Every system as a row: name, title, year, arxiv, family, views, status. A table in a notebook, dicts in `.rows`."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = [_catalog_row(entry) for entry in systems.registry().values()]
+
+    def __iter__(self) -> Any:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{r['name']:<12} {r['year']}  {r['title']}  [{r['status']}]" for r in self.rows)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        head = "".join(f"<th style='text-align:left'>{c}</th>" for c in ("name", "title", "year", "family", "views", "status"))
+        body = "".join(
+            "<tr>"
+            + "".join(
+                f"<td style='text-align:left'>{escape(', '.join(r[c]) if isinstance(r[c], list) else str(r[c]))}</td>"
+                for c in ("name", "title", "year", "family", "views", "status")
+            )
+            + "</tr>"
+            for r in self.rows
+        )
+        return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _catalog_row(entry: systems.Entry) -> dict[str, Any]:
+    if entry.error:
+        blank: dict[str, Any] = dict.fromkeys(("title", "arxiv", "family", "question"), "")
+        return blank | {"name": entry.key, "year": 0, "views": [], "status": f"cannot be loaded: {entry.error}"}
+    cls = entry.load()
+    return {
+        "name": cls.key,
+        "title": cls.title,
+        "year": cls.year,
+        "arxiv": cls.arxiv,
+        "family": cls.family,
+        "question": cls.question,
+        "views": list(cls.shows),
+        "status": "ready",
+    }
+
+
+def catalog() -> Catalog:
+    """Return every system that is installed, broken plug-ins with their reason."""
+    return Catalog()
+
+
+def run(name: str, *, tape: NullTape | None = None, progress: bool | None = None, **knobs: Any) -> Record:
+    """Run a system without a page and return its record.
+
+    Args:
+        name: key of the system ("rsd").
+        tape: your own tape; by default one with a progress bar on a terminal or in a notebook.
+        progress: draw a progress bar; by default only where somebody can see it.
+        knobs: values of its knobs, `seed` among them. No value is clamped: out of range is an error.
+    Raises:
+        UnknownNameError, InputError, ModelError: bad input, before any work is done.
+        Cancelled: the run was interrupted (Ctrl-C); nothing half-written is returned.
+    Example:
+        >>> import workbench as wb
+        >>> record = wb.run("rsd", target=wb.models.TableLM([[.5, .5], [.9, .1]]), prompt=[0], max_new_tokens=4)
+        >>> record.groups
+    """
+    system = systems.get(name)(**knobs)
+    if tape is not None:
+        if not isinstance(tape, Tape):
+            raise InputError(expected("tape", "a recording Tape", type(tape).__name__, "argument tape"))
+        return system.record(tape)
+    from workbench.progress import watched
+
+    with watched(name, progress) as own:
+        return system.record(own)
+
+
+def open(name: str, **knobs: Any) -> Bench:
+    """Return the live page of a system: displays itself in JupyterLab, `.servable()` under `panel serve`."""
+    from widgets.bench import Bench
+
+    return Bench(systems.get(name)(**knobs))
+
+
+def load(path: str | os.PathLike[str]) -> Record:
+    """Return the record in a file that `record.save(path)` wrote. Nothing in the file is executed."""
+    return Record.load(path)
+
+
+def compare(*records: Record) -> Comparison:
+    """Return records side by side: the knobs that differ, the meters with their changes, the views they share."""
+    from workbench.comparison import Comparison
+
+    return Comparison(records)
+
+
+def sweep(
+    name: str,
+    grid: Mapping[str, Iterable[Any]] | Iterable[Mapping[str, Any]],
+    client: Any = None,
+    *,
+    progress: bool | None = None,
+    **knobs: Any,
+) -> Record:
+    """Run a system for every setting and return one record with a `setting` dimension.
+
+    Args:
+        name: key of the system.
+        grid: `{knob: values}` for the full product, or a list of knob settings.
+        client: a dask client or the address of a scheduler; None runs in this process.
+        knobs: values shared by every setting.
+    """
+    from workbench.sweep import run_sweep
+
+    return run_sweep(name, settings_of(grid), knobs, client=client, progress=progress)
+
+
+def settings_of(grid: Mapping[str, Iterable[Any]] | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the list of knob settings that a grid (a mapping of values, or already a list) stands for."""
+    if isinstance(grid, Mapping):
+        values = [list(v) for v in grid.values()]
+        settings = [dict(zip(grid, combination)) for combination in itertools.product(*values)]
+    else:
+        settings = [dict(s) for s in grid]
+    if not settings or not all(settings):
+        raise InputError(expected("grid", "at least one knob with at least one value", repr(grid)))
+    return settings
+
+
+__all__ = ["Catalog", "catalog", "compare", "load", "open", "run", "settings_of", "sweep"]
