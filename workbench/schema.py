@@ -102,6 +102,9 @@ GROUPS: dict[str, Group] = {
             "total_ms | step | float64 | ms | whole step",
             "kv_ms? | step | float64 | ms | time spent keeping the accepted cache rows",
             "rows? | step | int32 | row | rows of the target's forward pass (root + nodes)",
+            "predicted_draft_ms? | step | float64 | ms | draft time under the chosen latency model",
+            "predicted_target_ms? | step | float64 | ms | target time under the chosen latency model",
+            "replayed? | step | int32 | token | tokens the trimmed tree emits in this step (derived)",
             "stop? | step | str | | residual, bonus or eos",
         ),
         _group(
@@ -121,6 +124,7 @@ GROUPS: dict[str, Group] = {
             "cumulative_logprob? | row | float32 | nat | draft log-probability of the path from the root",
             "perturbed? | row | float32 | nat | Gumbel-perturbed score that ordered the siblings",
             "uniform? | row | float32 | probability | the draw compared with the ratio (NaN if not visited)",
+            "kept? | row | bool | | the node is in the tree as the live knobs trim it (derived)",
             "ratio? | row | float32 | ratio | residual over remaining draft probability (NaN if not visited)",
         ),
         _group(
