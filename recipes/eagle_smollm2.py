@@ -15,17 +15,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from eagle_layer import EagleLayer, agreement, draft_loss
 from self_generate import BatchDecoder, self_generate
+from training import Trainer, cosine
 
 from workbench import data
 
 ROWS, LENGTH = 192, 168
 SHARE = {"code": 0.3, "question": 0.3, "play": 0.2, "technical": 0.2}
 WARM = 0.7
+SUBSET = 6144  # rows of the target's head that the draft keeps
+SEQUENCES = 8  # a step
+PROMPT_WEIGHT = 0.2  # a position inside the prompt, against 1 for a position that the target wrote
 
 
 def load_target(where: str) -> tuple[torch.nn.Module, object]:
@@ -82,16 +87,97 @@ def generate(args: argparse.Namespace) -> None:
             break
 
 
+def shard(work: Path, name: str) -> dict[str, torch.Tensor]:
+    """Return a shard, and wait for it if `generate` is still at work."""
+    path = work / f"{name}.safetensors"
+    while not path.exists():
+        time.sleep(5)
+    tensors = load_file(path)
+    tensors["ids"] = tensors["ids"].long()
+    position = torch.arange(LENGTH)[None]
+    tensors["valid"] = position < tensors["length"][:, None]
+    tensors["written"] = tensors["valid"] & (position >= tensors["prompt_length"][:, None] - 1)
+    return tensors
+
+
+def choose_subset(work: Path, vocab: int) -> torch.Tensor:
+    """Return the ids of the most frequent tokens in the shards that are there, ascending; chosen once, then kept."""
+    path = work / "subset.safetensors"
+    if not path.exists():
+        counts = torch.zeros(vocab, dtype=torch.long)
+        for file in sorted(work.glob("shard_*.safetensors")):
+            tensors = shard(work, file.stem)
+            counts += torch.bincount(tensors["ids"][tensors["valid"]], minlength=vocab)
+        subset = torch.argsort(counts, descending=True, stable=True)[:SUBSET].sort().values
+        save_file({"subset": subset}, path)
+        print(f"subset of {SUBSET} tokens covers {counts[subset].sum() / counts.sum():.4f} of {counts.sum()} tokens")
+    return load_file(path)["subset"]
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train the layer through the shards in order, again and again; print agreement on the held-out shard."""
+    model, _ = load_target(args.target)
+    subset = choose_subset(args.work, model.config.vocab_size)
+    layer = EagleLayer(model, subset, LENGTH)
+    full_head = model.get_output_embeddings().weight.detach()
+    held = {name: tensor[: args.held_out] for name, tensor in shard(args.work, "held_out").items()}
+    checkpoint = args.work / "draft.safetensors"
+    if not checkpoint.exists():
+        first = [shard(args.work, f"shard_{i:03d}") for i in range(3)]
+        layer.fit_linear(*(torch.cat([t[name] for t in first]) for name in ("hidden", "ids", "written")))
+        print("ridge map alone:", report_agreement(layer, held, full_head), flush=True)
+    trainer = Trainer(layer, checkpoint, lr=1e-3)
+    per_shard, loaded = ROWS // SEQUENCES, (-1, {})
+    while trainer.step < args.steps:
+        index = trainer.step // per_shard % args.shards
+        if loaded[0] != index:
+            loaded = (index, shard(args.work, f"shard_{index:03d}"))
+        depth = 1 + (trainer.step > 0.3 * args.steps) + (trainer.step > 0.65 * args.steps)
+        loss = train_step(trainer, layer, loaded[1], trainer.step % per_shard, depth, args)
+        if trainer.step % 20 == 0:
+            print(f"step {trainer.step}/{args.steps} depth {depth}: loss {loss:.4f}, {trainer.elapsed():.0f} s", flush=True)
+        if trainer.step % per_shard == 0 or trainer.step == args.steps:
+            trainer.save()
+        if trainer.step % (4 * per_shard) == 0 or trainer.step == args.steps:
+            print(f"  {trainer.seen} positions:", report_agreement(layer, held, full_head), flush=True)
+
+
+def train_step(trainer: Trainer, layer: EagleLayer, tensors: dict, part: int, depth: int, args) -> float:
+    """Take one step on a part of a shard; return the loss. Rows are permuted so that parts mix kinds and temperatures."""
+    rows = torch.from_numpy(np.random.default_rng(trainer.step // (ROWS // SEQUENCES)).permutation(ROWS))
+    rows = rows[part * SEQUENCES : (part + 1) * SEQUENCES]
+    hidden, ids, valid, written = (tensors[name][rows] for name in ("hidden", "ids", "valid", "written"))
+    weight = written.float() + PROMPT_WEIGHT * (valid & ~written).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = draft_loss(layer, hidden.float(), ids, weight, depth)
+    trainer.update(loss, cosine(trainer.step, args.steps, args.peak, warmup=40), int(valid.sum()))
+    return float(loss.detach())
+
+
+def report_agreement(layer: EagleLayer, held: dict, full_head: torch.Tensor) -> str:
+    """Return a line: top-1 by depth and survival by depth on held-out text, at temperature 0 and 0.7."""
+    parts = []
+    for name, temperature in (("T=0", 0.0), ("T=0.7", WARM)):
+        rows = (held["temperature"] - temperature).abs() < 1e-3
+        right, survived = agreement(layer, *(held[k][rows] for k in ("hidden", "ids", "written")), full_head)
+        numbers = ["/".join(f"{v:.3f}" for v in values) for values in (right, survived)]
+        parts.append(f"{name} top-1 {numbers[0]} survival {numbers[1]}")
+    return "; ".join(parts)
+
+
 def main() -> None:
     """Run one of the recipe's steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["generate"])
+    parser.add_argument("step", choices=["generate", "train"])
     parser.add_argument("--target", default="smollm2-135m", help="name or folder of the target")
     parser.add_argument("--work", type=Path, default=Path("work/eagle_smollm2"), help="folder of shards and checkpoints")
-    parser.add_argument("--shards", type=int, default=40)
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--shards", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=60.0, help="stop generating after this long")
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--peak", type=float, default=1e-3, help="largest learning rate")
+    parser.add_argument("--held-out", type=int, default=64, help="held-out sequences in the progress line")
     args = parser.parse_args()
-    {"generate": generate}[args.step](args)
+    {"generate": generate, "train": train}[args.step](args)
 
 
 if __name__ == "__main__":
