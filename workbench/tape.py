@@ -100,6 +100,10 @@ class Tape(NullTape):
         """
         self._rows.setdefault(group, []).append(columns)
 
+    def write_first(self, group: str, **columns: Any) -> None:
+        """Put rows before everything the group holds (a prompt before the text it led to)."""
+        self._rows.setdefault(group, []).insert(0, columns)
+
     def describe(self, group: str, **attrs: Any) -> None:
         """Set attributes of a group (labels of a curve's axes, say)."""
         self.attrs.setdefault(group, {}).update(attrs)

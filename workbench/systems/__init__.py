@@ -1,0 +1,1 @@
+"""Instrumented implementations: one paper, one file, grouped by family."""
