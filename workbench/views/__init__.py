@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RecordError, expected, unknown
@@ -42,7 +43,7 @@ class View:
         groups: groups the record must have ("tree", "curve/latency").
         question: the reader's question the picture answers; its title.
         reading: how to read it: what each mark and colour means.
-        draw: `(record, *, theme="light", **options) -> plotly Figure`.
+        draw: `(record, *, theme="light", title="", **options) -> plain dict of a plotly figure`, in milliseconds.
         say: `(record, **options) -> str`, the text twin.
         caption: `(record, **options) -> str`, one sentence of what to see now.
         steps: group whose `step` column a scrubber moves through, or "".
@@ -52,20 +53,57 @@ class View:
     groups: tuple[str, ...]
     question: str
     reading: str
-    draw: Callable[..., go.Figure]
+    draw: Callable[..., dict[str, Any]]
     say: Callable[..., str]
     caption: Callable[..., str]
     steps: str = ""
 
-    def figure(self, record: Record, **options: Any) -> go.Figure:
-        """Return the picture; an error names the group that the record lacks."""
+    def spec(self, record: Record, *, title: bool = True, **options: Any) -> dict[str, Any]:
+        """Return the picture as a plain dict `{"data": [...], "layout": {...}}`: what a page sends on a slider's path.
+
+        Args:
+            record: must have this view's groups.
+            title: draw the question above the picture; False leaves it to the page.
+            options: `theme` ("light", "dark") and the view's own (`step=3`).
+        Raises:
+            RecordError: the record lacks a group this view draws.
+            UnknownNameError, InputError: an option that the view does not know, or a value out of range.
+        """
         self.require(record)
-        return self.draw(record, **options)
+        self._known(self.draw, options)
+        return self.draw(record, title=self.question if title else "", **options)
+
+    def figure(self, record: Record, **options: Any) -> go.Figure:
+        """Return the picture as a plotly Figure; options and errors as in `spec`."""
+        import plotly.graph_objects as go
+
+        spec = self.spec(record, **options)
+        # Checking every property costs 20-30 ms here; the tests check what the views emit, once.
+        return go.Figure(spec["data"], spec["layout"], _validate=False)
 
     def text(self, record: Record, **options: Any) -> str:
         """Return the same in words or a small table."""
         self.require(record)
-        return self.say(record, **options)
+        return self.say(record, **self._own(self.say, options))
+
+    def describe(self, record: Record, **options: Any) -> str:
+        """Return the caption: one sentence of what to see now."""
+        self.require(record)
+        return self.caption(record, **self._own(self.caption, options))
+
+    def options(self) -> tuple[str, ...]:
+        """Return the names of the options that the picture takes."""
+        return tuple(n for n, p in signature(self.draw).parameters.items() if p.kind is p.KEYWORD_ONLY)
+
+    def _known(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        strange = [name for name in options if name not in signature(function).parameters]
+        if strange:
+            raise unknown(f"option of view {self.name!r}", strange[0], self.options())
+
+    def _own(self, function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options that words need: they have no theme, but a misspelt one is still an error."""
+        self._known(self.draw, options)
+        return {name: value for name, value in options.items() if name in signature(function).parameters}
 
     def require(self, record: Record) -> None:
         """Raise `RecordError` if the record lacks a group this view draws."""
