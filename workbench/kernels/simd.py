@@ -29,19 +29,19 @@ _BYTE_POINTER = _I8.as_pointer()
 
 
 def make_tile(rows: int, columns: int, prefetch: bool) -> Any:
-    """Return an intrinsic `tile(x, r, w, o, start, chunks)` for dot products of `rows` x-rows with `columns` w-rows.
+    """Return an intrinsic `tile(x, r, x_start, w, o, w_start, chunks)`: dot products of x-rows with w-rows.
 
-    The tile multiplies x[r + i, start:stop] by w[o + j, start:stop], stop = start + LANES * chunks, in fp32, and
+    The tile multiplies LANES * chunks elements of x[r + i, x_start:] and w[o + j, w_start:] in fp32, and
     returns rows * columns sums, j fastest. x is fp32, w fp32 or int8, both C-contiguous. Rows past the last row of x
     repeat it, so a short tile needs no code of its own; w must hold o + columns rows.
     """
 
     @intrinsic
-    def tile(typing, x, r, w, o, start, chunks):  # type: ignore[no-untyped-def]
+    def tile(typing, x, r, x_start, w, o, w_start, chunks):  # type: ignore[no-untyped-def]
         if x.layout != "C" or w.layout != "C":
             return None
         index = types.intp
-        signature = types.UniTuple(types.float32, rows * columns)(x, index, w, index, index, index)
+        signature = types.UniTuple(types.float32, rows * columns)(x, index, index, w, index, index, index)
         return signature, lambda context, builder, sig, args: _emit(context, builder, sig, args, rows, columns, prefetch)
 
     return tile
@@ -49,37 +49,88 @@ def make_tile(rows: int, columns: int, prefetch: bool) -> Any:
 
 def _emit(context: Any, builder: Any, sig: Any, args: Any, rows: int, columns: int, prefetch: bool) -> Any:
     x = context.make_array(sig.args[0])(context, builder, args[0])
-    w = context.make_array(sig.args[2])(context, builder, args[2])
+    w = context.make_array(sig.args[3])(context, builder, args[3])
     index = args[1].type
 
     def whole(value: int) -> ir.Constant:
         return ir.Constant(index, value)
 
-    def row(array: Any, number: Any) -> Any:
+    def row(array: Any, number: Any, start: Any) -> Any:
         width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
-        return builder.gep(array.data, [builder.add(builder.mul(number, width), args[4])])
+        return builder.gep(array.data, [builder.add(builder.mul(number, width), start)])
 
     last = builder.sub(cgutils.unpack_tuple(builder, x.shape, 2)[0], whole(1))
     x_rows = []
     for i in range(rows):
         number = builder.add(args[1], whole(i))
-        x_rows.append(row(x, builder.select(builder.icmp_signed("<", number, last), number, last)))
-    w_rows = [row(w, builder.add(args[3], whole(j))) for j in range(columns)]
+        x_rows.append(row(x, builder.select(builder.icmp_signed("<", number, last), number, last), args[2]))
+    w_rows = [row(w, builder.add(args[4], whole(j)), args[5]) for j in range(columns)]
     sums = [cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, [0.0] * LANES)) for _ in range(rows * columns)]
     fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32")
-    block_bytes = LANES * columns * sig.args[2].dtype.bitwidth // 8
-    ahead = builder.bitcast(row(w, builder.add(args[3], whole(columns))), _BYTE_POINTER)
-    with cgutils.for_range(builder, args[5], intp=index) as loop:
+    block_bytes = LANES * columns * sig.args[3].dtype.bitwidth // 8
+    ahead = builder.bitcast(row(w, builder.add(args[4], whole(columns)), args[5]), _BYTE_POINTER)
+    with cgutils.for_range(builder, args[6], intp=index) as loop:
         offset = builder.mul(loop.index, whole(LANES))
         if prefetch:
             _prefetch(builder, builder.gep(ahead, [builder.mul(loop.index, whole(block_bytes))]), block_bytes, index)
         x_parts = [_load(builder, builder.gep(pointer, [offset]), types.float32) for pointer in x_rows]
         for j, pointer in enumerate(w_rows):
-            w_part = _load(builder, builder.gep(pointer, [offset]), sig.args[2].dtype)
+            w_part = _load(builder, builder.gep(pointer, [offset]), sig.args[3].dtype)
             for i, x_part in enumerate(x_parts):
                 place = sums[i * columns + j]
                 builder.store(builder.call(fma, [x_part, w_part, builder.load(place)]), place)
     return context.make_tuple(builder, sig.return_type, [_horizontal(builder, builder.load(place)) for place in sums])
+
+
+def _multiply_add(builder: Any) -> Any:
+    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)  # fused where the processor can, else two roundings
+    return cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+
+
+def make_mix(rows: int, parts: int) -> Any:
+    """Return an intrinsic `mix(p, r, count, v, t, column, out, out_column)` that adds weighted rows of v to out.
+
+    out[r + i, out_column:] += sum over s < count of p[r + i, s] * v[t + s, column:], for i < rows and LANES * parts
+    columns, in the order of s. p, v, out are fp32 C-contiguous; p and out must hold r + rows rows.
+    """
+
+    @intrinsic
+    def mix(typing, p, r, count, v, t, column, out, out_column):  # type: ignore[no-untyped-def]
+        if p.layout != "C" or v.layout != "C" or out.layout != "C":
+            return None
+        index = types.intp
+        signature = types.void(p, index, index, v, index, index, out, index)
+        return signature, lambda context, builder, sig, args: _emit_mix(context, builder, sig, args, rows, parts)
+
+    return mix
+
+
+def _emit_mix(context: Any, builder: Any, sig: Any, args: Any, rows: int, parts: int) -> Any:
+    p, v, out = (context.make_array(sig.args[i])(context, builder, args[i]) for i in (0, 3, 6))
+    index = args[1].type
+
+    def place(array: Any, number: Any, start: Any, plus: int = 0) -> Any:
+        width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+        offset = builder.add(builder.mul(number, width), builder.add(start, ir.Constant(index, plus)))
+        return builder.gep(array.data, [offset])
+
+    numbers = [builder.add(args[1], ir.Constant(index, i)) for i in range(rows)]
+    targets = [place(out, number, args[7], LANES * j) for number in numbers for j in range(parts)]
+    sums = [cgutils.alloca_once_value(builder, _load(builder, target, types.float32)) for target in targets]
+    fma, splat = _multiply_add(builder), ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
+    with cgutils.for_range(builder, args[2], intp=index) as loop:
+        key = builder.add(args[4], loop.index)
+        values = [_load(builder, place(v, key, args[5], LANES * j), types.float32) for j in range(parts)]
+        for i, number in enumerate(numbers):
+            weight = builder.load(place(p, number, loop.index))
+            single = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), weight, ir.Constant(_I32, 0))
+            weights = builder.shuffle_vector(single, single, splat)
+            for j, value in enumerate(values):
+                total = sums[i * parts + j]
+                builder.store(builder.call(fma, [weights, value, builder.load(total)]), total)
+    for target, total in zip(targets, sums, strict=True):
+        builder.store(builder.load(total), builder.bitcast(target, _VECTOR.as_pointer())).align = 4
+    return context.get_dummy_value()
 
 
 def _prefetch(builder: Any, start: Any, size: int, index: Any) -> None:
@@ -119,7 +170,7 @@ _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _LOWEST, _HIGHEST = np.float32(-87.3), np.float32(88.0)
 
 
-@njit(inline="always")
+@njit(fastmath={"contract"}, nogil=True)
 def exp32(x):  # type: ignore[no-untyped-def]
     """Return exp(x) in fp32 for x <= 88, within 2 units in the last place; 0 below -87.3, NaN for NaN.
 

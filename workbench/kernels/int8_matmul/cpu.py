@@ -42,9 +42,9 @@ def _group(x, r, w, o, start, size, sums):  # type: ignore[no-untyped-def]
     """Write sums[t] = x[r + t, start : start + size] . w[o, ...] for up to four rows."""
     chunks = size // LANES
     if x.shape[0] - r == 1:
-        sums[0] = _one(x, r, w, o, start, chunks)[0]
+        sums[0] = _one(x, r, start, w, o, start, chunks)[0]
     else:
-        part = _four(x, r, w, o, start, chunks)
+        part = _four(x, r, start, w, o, start, chunks)
         for t in range(4):
             sums[t] = part[t]
     for t in range(min(4, x.shape[0] - r)):

@@ -31,21 +31,21 @@ def products(x, w, first, count, sums):  # type: ignore[no-untyped-def]
     if rows > 4:
         while i + _EIGHT <= count:
             for r in range(0, rows, 8):
-                part = _eight(x, r, w, first + i, 0, chunks)
+                part = _eight(x, r, 0, w, first + i, 0, chunks)
                 for t in range(min(8, rows - r)):
                     for j in range(_EIGHT):
                         sums[r + t, i + j] = part[t * _EIGHT + j]
             i += _EIGHT
     elif rows > 1:
         while i + _FOUR <= count:
-            part = _four(x, 0, w, first + i, 0, chunks)
+            part = _four(x, 0, 0, w, first + i, 0, chunks)
             for t in range(rows):
                 for j in range(_FOUR):
                     sums[t, i + j] = part[t * _FOUR + j]
             i += _FOUR
     for o in range(i, count):
         for r in range(rows):
-            sums[r, o] = _one(x, r, w, first + o, 0, chunks)[0]
+            sums[r, o] = _one(x, r, 0, w, first + o, 0, chunks)[0]
     if chunks * LANES < x.shape[1]:
         for o in range(count):
             for r in range(rows):

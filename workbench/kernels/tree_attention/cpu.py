@@ -1,0 +1,126 @@
+"""CPU body of `tree_attention`: heads in parallel, each tile of keys read once for all nodes, online softmax."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+from workbench.kernels.simd import LANES, REASSOCIATE, exp32, make_mix, make_tile
+
+TILE = 64  # keys in flight: 64 x 64 fp32 of keys and of values stay in the first-level cache
+_four = make_tile(4, 1, prefetch=False)
+_mix_one, _mix_four = make_mix(4, 1), make_mix(4, 4)
+_MINUS = np.float32(-np.inf)
+
+
+@njit(fastmath=REASSOCIATE, nogil=True)
+def _total(values):  # type: ignore[no-untyped-def]
+    total = np.float32(0.0)
+    for i in range(values.size):
+        total += values[i]
+    return total
+
+
+@njit(nogil=True)
+def _scores(q, keys, first, count, column, scores):  # type: ignore[no-untyped-def]
+    """Write scores[n, t] = q[n] . keys[first + t, column : column + d] for t < count; -inf in the rest of the tile."""
+    width = q.shape[1]
+    chunks = width // LANES
+    for t in range(count):
+        for n in range(0, q.shape[0], 4):
+            part = _four(q, n, 0, keys, first + t, column, chunks)
+            for i in range(4):
+                total = part[i]
+                for c in range(chunks * LANES, width):
+                    total += q[n + i, c] * keys[first + t, column + c]
+                scores[n + i, t] = total
+    scores[:, count:] = _MINUS
+
+
+@njit(nogil=True)
+def _absorb(scores, count, values, first, column, peak, mass, mixed):  # type: ignore[no-untyped-def]
+    """Fold one tile of scores into the running maximum, sum of exponentials and weighted values of every row."""
+    rows, width = mixed.shape
+    for n in range(rows):
+        high = peak[n]
+        for t in range(TILE):
+            high = max(high, scores[n, t])
+        shrink = exp32(peak[n] - high) if peak[n] > _MINUS else np.float32(0.0)
+        peak[n] = high
+        if high == _MINUS:  # every key of this tile is hidden from the row
+            scores[n, :] = np.float32(0.0)
+            continue
+        for t in range(TILE):
+            scores[n, t] = exp32(scores[n, t] - high)
+        mass[n] = mass[n] * shrink + _total(scores[n])
+        for c in range(width):
+            mixed[n, c] *= shrink
+    for n in range(0, rows, 4):
+        c = 0
+        while c + 4 * LANES <= width:
+            _mix_four(scores, n, count, values, first, column + c, mixed, c)
+            c += 4 * LANES
+        while c + LANES <= width:
+            _mix_one(scores, n, count, values, first, column + c, mixed, c)
+            c += LANES
+        for i in range(n, n + 4):
+            for t in range(count):
+                for rest in range(c, width):
+                    mixed[i, rest] += scores[i, t] * values[first + t, column + rest]
+
+
+@njit(nogil=True)
+def visibility(parents):  # type: ignore[no-untyped-def]
+    """Return seen (N, N) bool: node n sees key m when m is n itself or an ancestor. parents[n] < n, -1 = no parent."""
+    count = parents.shape[0]
+    seen = np.zeros((count, count), np.bool_)
+    for n in range(count):
+        if parents[n] >= 0:
+            seen[n, :n] = seen[parents[n], :n]
+        seen[n, n] = True
+    return seen
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def attend(q, k_prefix, v_prefix, prefix_len, k_tree, v_tree, parents, out, lse):  # type: ignore[no-untyped-def]
+    """Write the attention of N tree nodes over a shared prefix and their own ancestors; scale 1 / sqrt(d).
+
+    Args:
+        q: (N, H, d) fp32. H is a multiple of K; head h reads key head h // (H // K).
+        k_prefix, v_prefix: (P or more, K, d) fp32, the first `prefix_len` rows count.
+        k_tree, v_tree: (N, K, d) fp32.
+        parents: (N,) int64 with parents[n] < n; -1 for a node whose parent is the last prefix token.
+        out: (N, H, d) fp32, written. lse: (N, H) fp32, written: log of the sum of exponentials, nats.
+        All C-contiguous.
+    """
+    nodes, heads, width = q.shape
+    group = heads // k_tree.shape[1]
+    rows = (nodes + 3) // 4 * 4
+    seen = visibility(parents)
+    keys, values = k_prefix.reshape(k_prefix.shape[0], -1), v_prefix.reshape(v_prefix.shape[0], -1)
+    tree_keys, tree_values = k_tree.reshape(nodes, -1), v_tree.reshape(nodes, -1)
+    scale = np.float32(1.0 / np.sqrt(width))
+    for h in prange(heads):
+        column = h // group * width
+        query, mixed = np.zeros((rows, width), np.float32), np.zeros((rows, width), np.float32)
+        peak, mass = np.full(rows, _MINUS, np.float32), np.zeros(rows, np.float32)
+        scores = np.empty((rows, TILE), np.float32)
+        for n in range(nodes):
+            for c in range(width):
+                query[n, c] = q[n, h, c] * scale
+        for first in range(0, nodes, TILE):
+            count = min(TILE, nodes - first)
+            _scores(query, tree_keys, first, count, column, scores)
+            for n in range(nodes):
+                for t in range(count):
+                    if not seen[n, first + t]:
+                        scores[n, t] = _MINUS
+            _absorb(scores, count, tree_values, first, column, peak, mass, mixed)
+        for first in range(0, prefix_len, TILE):
+            count = min(TILE, prefix_len - first)
+            _scores(query, keys, first, count, column, scores)
+            _absorb(scores, count, values, first, column, peak, mass, mixed)
+        for n in range(nodes):
+            lse[n, h] = peak[n] + np.log(mass[n])
+            for c in range(width):
+                out[n, h, c] = mixed[n, c] / mass[n]
