@@ -85,20 +85,24 @@ def visibility(parents):  # type: ignore[no-untyped-def]
 def attend(q, k_prefix, v_prefix, prefix_len, k_tree, v_tree, parents, out, lse):  # type: ignore[no-untyped-def]
     """Write the attention of N tree nodes over a shared prefix and their own ancestors; scale 1 / sqrt(d).
 
+    The tree may hold M >= N nodes, of which the last N ask: a tree that grows level by level keeps its earlier keys.
+
     Args:
         q: (N, H, d) fp32. H is a multiple of K; head h reads key head h // (H // K).
         k_prefix, v_prefix: (P or more, K, d) fp32, the first `prefix_len` rows count.
-        k_tree, v_tree: (N, K, d) fp32.
-        parents: (N,) int64 with parents[n] < n; -1 for a node whose parent is the last prefix token.
+        k_tree, v_tree: (M, K, d) fp32.
+        parents: (M,) int64 with parents[n] < n; -1 for a node whose parent is the last prefix token.
         out: (N, H, d) fp32, written. lse: (N, H) fp32, written: log of the sum of exponentials, nats.
         All C-contiguous.
     """
     nodes, heads, width = q.shape
+    keys_in_tree = k_tree.shape[0]
+    asked = keys_in_tree - nodes
     group = heads // k_tree.shape[1]
     rows = (nodes + 3) // 4 * 4
     seen = visibility(parents)
     keys, values = k_prefix.reshape(k_prefix.shape[0], -1), v_prefix.reshape(v_prefix.shape[0], -1)
-    tree_keys, tree_values = k_tree.reshape(nodes, -1), v_tree.reshape(nodes, -1)
+    tree_keys, tree_values = k_tree.reshape(keys_in_tree, -1), v_tree.reshape(keys_in_tree, -1)
     scale = np.float32(1.0 / np.sqrt(width))
     for h in prange(heads):
         column = h // group * width
@@ -108,12 +112,12 @@ def attend(q, k_prefix, v_prefix, prefix_len, k_tree, v_tree, parents, out, lse)
         for n in range(nodes):
             for c in range(width):
                 query[n, c] = q[n, h, c] * scale
-        for first in range(0, nodes, TILE):
-            count = min(TILE, nodes - first)
+        for first in range(0, keys_in_tree, TILE):
+            count = min(TILE, keys_in_tree - first)
             _scores(query, tree_keys, first, count, column, scores)
             for n in range(nodes):
                 for t in range(count):
-                    if not seen[n, first + t]:
+                    if not seen[asked + n, first + t]:
                         scores[n, t] = _MINUS
             _absorb(scores, count, tree_values, first, column, peak, mass, mixed)
         for first in range(0, prefix_len, TILE):
