@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench import schema
-from workbench.errors import RecordError, StorageError, UnknownNameError, expected, unknown
+from workbench.errors import InputError, RecordError, StorageError, UnknownNameError, WorkbenchError, expected, unknown
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -59,8 +59,7 @@ class Record:
         import xarray as xr
 
         datasets = {g: dataset(g, values, (group_attrs or {}).get(g)) for g, values in columns.items()}
-        tree = xr.DataTree.from_dict({"/": xr.Dataset(attrs=_plain_attrs(attrs)), **datasets})
-        return cls(tree).validate()
+        return cls(build_tree({"/": xr.Dataset(attrs=_plain_attrs(attrs)), **datasets})).validate()
 
     def with_groups(
         self,
@@ -73,7 +72,7 @@ class Record:
         parts: dict[str, Any] = {"/": xr.Dataset(attrs=dict(self.attrs))}
         parts |= {g: self[g] for g in self.groups}
         parts |= {g: dataset(g, values, (group_attrs or {}).get(g)) for g, values in columns.items()}
-        return Record(xr.DataTree.from_dict(parts))
+        return Record(build_tree(parts))
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -87,7 +86,7 @@ class Record:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Paths of the groups that hold arrays, in order ("tree", "curve/latency", "runs/0/tree")."""
+        """Paths of the groups that hold arrays, in the schema's order ("tree", "curve/latency", "runs/0/tree")."""
         return tuple(node.path.strip("/") for node in self.tree.subtree if node.path != "/" and node.data_vars)
 
     def __contains__(self, group: str) -> bool:
@@ -105,12 +104,17 @@ class Record:
             raise unknown("record variable", f"{group}.{variable}", [f"{g}.{v}" for g in self.groups for v in self[g]])
         return self.tree[group].variables[variable].values
 
-    def meter(self, name: str) -> dict[str, Any]:
-        """Return one row of the group `meters` as a dict."""
-        rows = {str(m): i for i, m in enumerate(self["meters"]["meter"].values)}
+    def meter(self, name: str, setting: int | None = None) -> dict[str, Any]:
+        """Return one row of the group `meters` as a dict; in a sweep's record, that of one setting."""
+        table = self["meters"]
+        if "setting" in table.dims:
+            if setting is None or not 0 <= setting < table.sizes["setting"]:
+                raise InputError(expected("setting", f"an index below {table.sizes['setting']} (this is a sweep)", setting))
+            table = table.isel(setting=setting)
+        rows = {str(m): i for i, m in enumerate(table["meter"].values)}
         if name not in rows:
             raise unknown("meter", name, rows)
-        values = {str(k): v.values[rows[name]] for k, v in self["meters"].variables.items()}
+        values = {str(k): v.values[rows[name]] for k, v in table.variables.items()}
         return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
 
     def at(self, setting: int) -> Record:
@@ -120,10 +124,18 @@ class Record:
         prefix = f"runs/{setting}/"
         parts: dict[str, Any] = {g.removeprefix(prefix): self[g] for g in self.groups if g.startswith(prefix)}
         if not parts:
-            count = len({g.split("/")[1] for g in self.groups if g.startswith("runs/")})
-            raise UnknownNameError(expected("setting", f"an index below {count}", setting))
+            raise self._no_run(setting)
         attrs = self.tree[f"runs/{setting}"].attrs
-        return Record(xr.DataTree.from_dict({"/": xr.Dataset(attrs=attrs), **parts}))
+        return Record(build_tree({"/": xr.Dataset(attrs=attrs), **parts}))
+
+    def _no_run(self, setting: int) -> WorkbenchError:
+        """Say why a setting has no run: it failed, there are fewer, or this is not a sweep."""
+        if "settings" not in self:
+            return InputError(expected("record", "one of a sweep", repr(self), then="Leave out the setting"))
+        errors = self["settings"]["error"].values
+        if 0 <= setting < len(errors):
+            return RecordError(f"Setting {setting} left no run, it failed: {errors[setting]}")
+        return UnknownNameError(expected("setting", f"an index below {len(errors)}", setting))
 
     def validate(self) -> Record:
         """Return self if every group fits the schema.
@@ -176,7 +188,7 @@ class Record:
         store = zarr.storage.MemoryStore()
         # No fill value: NaN is data here, and a decoder that replaced it would break the exact round trip.
         encoding = {f"/{g}": {str(v): {"_FillValue": None} for v in self[g].data_vars} for g in self.groups}
-        self.tree.to_zarr(store, consolidated=False, zarr_format=3, encoding=encoding)
+        self.tree.map_over_datasets(_as_texts).to_zarr(store, consolidated=False, zarr_format=3, encoding=encoding)
         return {name: buffer.to_bytes() for name, buffer in store._store_dict.items()}
 
     @classmethod
@@ -202,7 +214,7 @@ class Record:
         try:
             tree = xr.open_datatree(store, engine="zarr", consolidated=False, zarr_format=3, mask_and_scale=False)  # type: ignore[call-arg]
             parts = {n.path: _as_objects(n.to_dataset(inherit=False).load()) for n in tree.subtree}
-            tree = xr.DataTree.from_dict(parts)
+            tree = build_tree(parts)
         except Exception as error:
             raise RecordError(
                 f"{name!r} could not be decoded ({type(error).__name__}): the file is damaged. Make the record again."
@@ -253,6 +265,29 @@ class Record:
     def equals(self, other: Record) -> bool:
         """Return whether both hold the same groups, arrays (NaN equal to NaN) and attributes."""
         return self.tree.identical(other.tree)
+
+
+def build_tree(parts: Mapping[str, xr.Dataset]) -> xr.DataTree:
+    """Return the groups as a tree in one order, the schema's, so that a file needs to keep none.
+
+    Raises:
+        RecordError: a group and its subgroup disagree about a dimension (`curve` beside `curve/latency`).
+    """
+    import xarray as xr
+
+    try:
+        return xr.DataTree.from_dict({path: parts[path] for path in sorted(parts, key=_place)})
+    except ValueError as error:
+        sentence = " ".join(str(error).split(chr(10))[0].split())
+        raise RecordError(f"Record groups do not fit together: {sentence} Give sibling groups names of their own.") from error
+
+
+def _place(path: str) -> tuple[bool, int, int, str]:
+    """Sort a sweep's runs last and by number, groups as the schema lists them."""
+    segments, kinds = path.strip("/").split("/"), list(schema.GROUPS)
+    in_run = segments[0] == "runs" and len(segments) > 1 and segments[1].isdigit()
+    kind = schema.kind_of(path)
+    return in_run, int(segments[1]) if in_run else 0, kinds.index(kind) if kind in kinds else -1, path
 
 
 def dataset(group: str, values: Mapping[str, np.ndarray], attrs: Mapping[str, Any] | None = None) -> xr.Dataset:
@@ -337,6 +372,12 @@ def _as_objects(data: xr.Dataset) -> xr.Dataset:
     return data.assign({name: data[name].astype(object) for name in texts})
 
 
+def _as_texts(data: xr.Dataset) -> xr.Dataset:
+    """Give text arrays numpy's string type: of an empty array of objects a writer cannot tell that it holds text."""
+    texts = {str(n): v.astype(np.dtypes.StringDType()) for n, v in data.variables.items() if v.dtype == object}
+    return data.assign(texts)
+
+
 def _write_zip(stream: Any, blobs: Mapping[str, bytes]) -> None:
     with zipfile.ZipFile(stream, "w", compression=zipfile.ZIP_STORED) as archive:
         for name in sorted(blobs):  # fixed order and date: the same record is the same file
@@ -377,7 +418,7 @@ def _refuse_unsafe(blobs: Mapping[str, bytes], name: str) -> None:
             meta = json.loads(blob)
             codecs = {str(c["name"]) for c in meta.get("codecs", [])}
             version = meta["zarr_format"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordError(f"{name!r} is damaged: {member} is not readable. Make the record again.") from error
         if version != 3 or codecs - SAFE_CODECS:
             raise RecordError(
