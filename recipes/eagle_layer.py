@@ -124,9 +124,7 @@ def draft_loss(layer: EagleLayer, hidden: torch.Tensor, ids: torch.Tensor, weigh
         seen = weight[:, k:]
         log_q = F.linear(state[:, k:], layer.head).float().log_softmax(-1)
         entropy = -(law[:, k:] * log_q).sum(-1)
-        distance = F.smooth_l1_loss(
-            state[:, k:].float() / layer.gain, hidden[:, k:] / layer.gain, reduction="none"
-        ).mean(-1)
+        distance = F.smooth_l1_loss(state[:, k:].float() / layer.gain, hidden[:, k:] / layer.gain, reduction="none").mean(-1)
         total = total + 0.6**k * ((entropy + 0.3 * distance) * seen).sum() / seen.sum()
         share += 0.6**k
     return total / share
@@ -143,9 +141,8 @@ def agreement(
     right, survived, count = torch.zeros(depth), torch.zeros(depth), 0
     for rows in torch.arange(len(ids)).split(16):
         goal = F.linear(hidden[rows].float(), full_head).argmax(-1)
-        hits = []
-        for state in layer.roll_out(hidden[rows].float(), ids[rows], depth):
-            hits.append(layer.subset[F.linear(state.float(), layer.head).argmax(-1)] == goal)
+        states = layer.roll_out(hidden[rows].float(), ids[rows], depth)
+        hits = [layer.subset[F.linear(state.float(), layer.head).argmax(-1)] == goal for state in states]
         starts = ids.shape[1] - depth + 1  # a chain that starts at row t has its depth-k row at t + k - 1
         inside = valid[rows][:, depth - 1 :] & valid[rows][:, :starts]
         alive = inside

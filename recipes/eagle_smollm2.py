@@ -1,8 +1,8 @@
 """Train the EAGLE-type draft of SmolLM2-135M on text that the model writes itself.
 
-    python recipes/eagle_smollm2.py generate      # text and hidden states, in shards; stop and go on at any time
-    python recipes/eagle_smollm2.py train         # the draft layer; checkpoints, goes on where it stopped
-    python recipes/eagle_smollm2.py report        # acceptance by depth on 20 held-out prompts, and the cost ratio
+python recipes/eagle_smollm2.py generate      # text and hidden states, in shards; stop and go on at any time
+python recipes/eagle_smollm2.py train         # the draft layer; checkpoints, goes on where it stopped
+python recipes/eagle_smollm2.py report        # acceptance by depth on 20 held-out prompts, and the cost ratio
 """
 
 from __future__ import annotations

@@ -89,9 +89,7 @@ class BatchDecoder:
         for index, layer in enumerate(self.layers):
             qkv = F.linear(F.rms_norm(x, x.shape[-1:], layer["norm_in"], self.eps), layer["qkv"])
             x = x + F.linear(self.attend(index, qkv, position), layer["out"])
-            gate, up = F.linear(
-                F.rms_norm(x, x.shape[-1:], layer["norm_mlp"], self.eps), layer["gate_up"]
-            ).chunk(2, dim=-1)
+            gate, up = F.linear(F.rms_norm(x, x.shape[-1:], layer["norm_mlp"], self.eps), layer["gate_up"]).chunk(2, dim=-1)
             x = x + F.linear(F.silu(gate) * up, layer["down"])
         return F.rms_norm(x, x.shape[-1:], self.norm, self.eps)
 
