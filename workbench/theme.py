@@ -167,7 +167,7 @@ def picture(
         revision: names the run, so that a reader's zoom survives a step.
     """
     margin = {"l": 12, "r": 16, "t": 44 if title else 12, "b": 12, "pad": 0} | layout.get("margin", {})
-    if title and layout.get("showlegend"):
+    if layout.get("showlegend"):
         margin["t"] += 22
     heading = {"title": {"text": escape(title, quote=False), "y": 0.985, "yanchor": "top"}} if title else {}
     shared = {"template": template(theme), "margin": margin, "uirevision": revision or True, "showlegend": False}
