@@ -1,0 +1,113 @@
+export function render({ model }) {
+  const root = element("div", { class: "knobs" })
+  const knobs = new Map() // name -> {show(value), spec}
+  const live = newestWins((message) => model.send_msg({ kind: "live", ...message }))
+  model.on("ack", () => live.done(model.ack))
+
+  const move = (name, value) => live.push({ values: { [name]: value } }, (a, b) => ({ values: { ...a.values, ...b.values } }))
+  const settle = (name, value) => model.send_msg({ kind: "settle", values: { [name]: value } })
+  const hold = (on) => window.dispatchEvent(new CustomEvent("wb-hold", { detail: { bench: model.bench, on } }))
+
+  function shell(spec, ...controls) {
+    const reset = element("button", { class: "reset", type: "button", title: `Back to the default: ${spec.default_text}`,
+      "aria-label": `reset ${spec.label}`, onclick: () => settle(spec.name, spec.default) }, "↺")
+    const head = element("div", { class: "head" },
+      element("label", { for: `knob-${spec.name}`, title: spec.doc }, spec.label),
+      spec.symbol ? element("span", { class: "symbol", title: "the paper's letter" }, spec.symbol) : null, reset)
+    const box = element("div", { class: `knob ${spec.kind}`, "data-knob": spec.name }, head, ...controls)
+    if (spec.doc) box.append(element("p", { class: "doc" }, spec.doc))
+    return { box, head, reset }
+  }
+
+  function range(spec) {
+    const common = { min: spec.min, max: spec.max, step: spec.step }
+    const slider = element("input", { type: "range", id: `knob-${spec.name}`, ...common })
+    const number = element("input", { type: "number", class: "number", "aria-label": `${spec.label} as a number`, ...common })
+    const tick = spec.default === null ? null
+      : element("i", { class: "tick", style: `--at:${(spec.default - spec.min) / (spec.max - spec.min)}`, title: "default" })
+    const auto = spec.nullable ? element("input", { type: "checkbox", "aria-label": `${spec.label}: automatic` }) : null
+    const { box, head, reset } = shell(spec, element("div", { class: "track" }, slider, tick))
+    head.append(number, element("span", { class: "unit" }, spec.unit || ""))
+    if (auto) head.append(element("label", { class: "auto" }, auto, "auto"))
+    slider.addEventListener("input", () => { number.value = slider.value; if (spec.live) move(spec.name, +slider.value) })
+    slider.addEventListener("change", () => settle(spec.name, +slider.value))
+    slider.addEventListener("dblclick", () => settle(spec.name, spec.default))
+    slider.addEventListener("pointerdown", () => hold(true))
+    slider.addEventListener("pointerup", () => hold(false))
+    number.addEventListener("change", () => settle(spec.name, number.value === "" ? spec.default : +number.value))
+    auto?.addEventListener("change", () => settle(spec.name, auto.checked ? null : +slider.value))
+    const show = (value) => {
+      const none = value === null
+      if (auto) { auto.checked = none; slider.disabled = number.disabled = none }
+      if (none) { number.value = ""; number.placeholder = "auto" } else { slider.value = value; number.value = value }
+      reset.hidden = value === spec.default
+    }
+    return { box, show }
+  }
+
+  function choice(spec) {
+    const select = element("select", { id: `knob-${spec.name}` }, ...spec.choices.map((c) => element("option", { value: c }, c)))
+    const { box, reset } = shell(spec, select)
+    select.addEventListener("change", () => settle(spec.name, select.value))
+    return { box, show: (value) => { select.value = value ?? "auto"; reset.hidden = value === spec.default } }
+  }
+
+  function check(spec) {
+    const input = element("input", { type: "checkbox", id: `knob-${spec.name}` })
+    const { box, head, reset } = shell(spec)
+    head.prepend(input)
+    input.addEventListener("change", () => settle(spec.name, input.checked))
+    return { box, show: (value) => { input.checked = value; reset.hidden = value === spec.default } }
+  }
+
+  function written(spec) {
+    const long = spec.kind === "text"
+    const names = spec.choices.length ? `names-${model.bench}-${spec.name}` : null
+    const input = element(long ? "textarea" : "input", {
+      id: `knob-${spec.name}`, rows: long ? 3 : null, type: spec.kind === "number" ? "number" : long ? null : "text",
+      placeholder: spec.nullable ? "auto" : null, list: names, spellcheck: "false", min: spec.min, max: spec.max })
+    const { box, reset } = shell(spec, input)
+    if (names) box.append(element("datalist", { id: names }, ...spec.choices.map((c) => element("option", { value: c }))))
+    input.addEventListener("change", () => settle(spec.name, spec.kind === "number" ? +input.value : input.value))
+    input.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !(long && event.shiftKey)) { event.preventDefault(); input.blur() }
+    })
+    const text = (value) => (value === null ? "" : Array.isArray(value) ? JSON.stringify(value) : String(value))
+    return { box, show: (value) => { input.value = text(value); reset.hidden = text(value) === text(spec.default) } }
+  }
+
+  const builders = { range, choice, check, text: written, line: written, number: written, list: written }
+  const group = (title, hint, specs) => {
+    if (!specs.length) return null
+    const boxes = specs.map((spec) => {
+      const knob = builders[spec.kind](spec)
+      knobs.set(spec.name, { spec, show: knob.show })
+      return knob.box
+    })
+    return element("section", {}, element("h2", {}, title, element("small", {}, hint)), ...boxes)
+  }
+
+  const presets = element("div", { class: "presets", role: "group", "aria-label": "Presets" }, ...model.presets.map((name) =>
+    element("button", { type: "button", class: "preset", onclick: () => model.send_msg({ kind: "preset", name }) }, name)))
+  const run = element("button", { type: "button", class: "run", onclick: () => model.send_msg({ kind: "run" }) }, "Run again")
+  const plain = model.spec.filter((s) => !s.advanced), folded = model.spec.filter((s) => s.advanced)
+  root.append(...[
+    group("Live", "acts while you move", plain.filter((s) => s.live)),
+    group("Run", "acts when you let go", plain.filter((s) => !s.live)),
+  ].filter(Boolean))
+  if (folded.length) root.append(element("details", {}, element("summary", {}, "Advanced"), group("", "", folded)))
+  root.append(run)
+  if (model.presets.length) root.prepend(presets)
+  root.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.target.type === "range" || event.target.type === "checkbox")) model.send_msg({ kind: "run" })
+  })
+
+  const held = () => root.getRootNode().activeElement?.type === "range" && root.querySelector("input[type=range]:active")
+  const show = () => knobs.forEach((knob, name) => {
+    const input = held()
+    if (!(input && input.id === `knob-${name}`)) knob.show(model.values[name])
+  })
+  model.on("values", show)
+  show()
+  return root
+}

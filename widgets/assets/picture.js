@@ -1,0 +1,79 @@
+// Draws figure JSON with the plotly.js that belongs to the Python package that made it (Panel bundles an older one).
+let plotlyReady = null
+function plotly(model) {
+  plotlyReady ??= new Promise((resolve, reject) => {
+    const load = (url) => document.head.append(element("script", { src: url, onload: () => resolve(window.Plotly), onerror: reject }))
+    if (model.plotly_url) return load(model.plotly_url)
+    model.on("msg:custom", (message) => {
+      const source = message.plotly ?? message.data?.plotly
+      if (source) load(URL.createObjectURL(new Blob([source], { type: "text/javascript" })))
+    })
+    model.send_msg({ kind: "plotly" })
+  })
+  return plotlyReady
+}
+
+export function render({ model }) {
+  const title = element("h2", { class: "title" }), plot = element("div", { class: "plot" })
+  const caption = element("figcaption"), empty = element("p", { class: "empty" })
+  const twin = element("pre", { class: "twin", tabindex: 0 }), reading = element("p", { class: "reading" })
+  const words = element("details", { class: "words", ontoggle: () => words.open && model.send_msg({ kind: "words" }) },
+    element("summary", {}, "In words"), reading, twin)
+  const root = element("figure", { class: "picture" }, title, caption, plot, empty, words)
+  let drawn = "", queue = Promise.resolve()
+
+  const clicked = ({ points: [point] }) => point && model.send_msg({ kind: "click",
+    x: plainValue(point.x), y: plainValue(point.y), custom: point.customdata ?? null, name: point.data?.name ?? "", index: point.pointIndex })
+  const plainValue = (value) => (typeof value === "number" || typeof value === "string" ? value : null)
+
+  async function draw() {
+    const source = model.figure
+    if (!source || source === drawn) return
+    const Plotly = await plotly(model)
+    if (source !== model.figure) return
+    const figure = JSON.parse(source)
+    const layout = { ...figure.layout, autosize: true }
+    delete layout.width
+    plot.style.minHeight = `${layout.height ?? 360}px`
+    const first = !plot.on
+    await Plotly.react(plot, figure.data, layout, { displayModeBar: false, responsive: false, doubleClick: "reset" })
+    if (first) {
+      plot.on("plotly_click", clicked)
+      plot.on("plotly_afterplot", mark)
+    }
+    drawn = source
+    mark()
+  }
+  const mark = () => { root.dataset.drawn = model.drawing }
+
+  function words_() {
+    title.textContent = model.title
+    title.hidden = !model.title
+    caption.textContent = model.caption
+    caption.hidden = !model.caption
+    reading.textContent = model.reading
+    twin.textContent = model.twin
+    words.hidden = !model.figure
+    empty.textContent = model.empty
+    empty.hidden = !model.empty
+    plot.hidden = !model.figure
+  }
+  const dim = () => root.classList.toggle("dimmed", model.dimmed)
+  // One message carries several properties: draw once after all of them are in.
+  const later = () => { queue = queue.then(draw).catch((error) => console.error(error)) }
+  model.on("figure", () => { words_(); later() })
+  for (const name of ["title", "caption", "reading", "twin", "empty"]) model.on(name, words_)
+  model.on("dimmed", dim)
+  window.addEventListener("wb-hold", ({ detail }) => {
+    if (detail.bench === model.bench) root.classList.toggle("held", detail.on && model.reacts)
+  })
+  let width = 0
+  const sized = new ResizeObserver(([entry]) => {
+    const now = Math.round(entry.contentRect.width)
+    if (now && now !== width) { width = now; if (plot.on) window.Plotly.Plots.resize(plot); else later() }
+  })
+  sized.observe(root)
+  model.on("remove", () => { sized.disconnect(); if (plot.on) window.Plotly.purge(plot) })
+  words_(); dim(); later()
+  return root
+}

@@ -1,0 +1,444 @@
+"""The live page of any system, built from its knobs, its views and its meters. It knows no paper.
+
+How a move travels. A *live* knob sends its newest value and waits for the answer before it sends the next; the page
+recomputes the derived groups (`System.rederive`), redraws the pictures that draw one of them, and answers. A *run* knob
+settles on release: the run goes to the process-wide queue (`worker.QUEUE`), the old picture stays, dimmed, until a partial
+picture and then the record replace it. All changes of a page happen in its own session, under its document's lock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import panel as pn
+import param
+
+from widgets import controls, link, meters, worker
+from widgets.gallery import page_style
+from widgets.parts import Controls, Header, Picture, Scrubber, Tabs, served
+from widgets.recorded import recorded_run
+from widgets.stage import Stage, changed_groups
+from workbench import theme as themes
+from workbench.errors import InputError, WorkbenchError
+from workbench.record import Record
+from workbench.system import System
+from workbench.tape import NullTape, Progress, Tape
+
+MAX_HISTORY = 12  # runs a page keeps for the speed-quality plane
+PARTIAL_EVERY_S = 0.2
+PARTIAL_SHARE = 0.1  # drawing partial pictures may take this share of a run's time
+
+
+class Bench(pn.viewable.Viewer):
+    """The live page of a system: displays itself in JupyterLab, `.servable()` under `panel serve`.
+
+    Args:
+        system: the system with the knob values to start from.
+    Example:
+        >>> import workbench as wb
+        >>> wb.open("rsd", depth=4)
+    """
+
+    theme = param.Selector(default="light", objects=list(themes.DESIGNS), doc="Design of page and pictures.")
+    step = param.Integer(0, bounds=(0, None), doc="Step of the run on show.")
+    selected = param.Parameter(None, doc="What the reader clicked last in a picture (the mark's own data).")
+
+    def __init__(self, system: System, **params: Any) -> None:
+        super().__init__(**params)
+        _load_extension()
+        self.system = system
+        self.record: Record | None = None
+        self.history: list[tuple[Record, dict[str, Any]]] = []
+        self._id = uuid.uuid4().hex[:8]
+        self._lock = threading.RLock()
+        self._job: worker.Job | None = None
+        self._ran_with: dict[str, Any] = {}
+        self._rerun_helps = True
+        self._public = served()
+        self._doc = pn.state.curdoc
+        self._build()
+        self._open()
+
+    # ---- what stands where -------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        cls, whole = type(self.system), self._public
+        self.header = Header(
+            on_message=self._heard, bench=self._id, title=cls.title, year=cls.year, arxiv=cls.arxiv, question=cls.question,
+            whole_page=whole, light_page=themes.design("light").background, dark_page=themes.design("dark").background,
+        )  # fmt: skip
+        self.controls = Controls(
+            on_message=self._heard, bench=self._id, spec=controls.spec(cls), values=controls.shown(self.system), presets=list(cls.presets)
+        )
+        self.stage = Stage(cls.shows, self._picture)
+        self.scrubber = Scrubber(on_message=self._heard, bench=self._id, whole_page=whole)
+        self.tabs = Tabs(on_message=self._heard, bench=self._id)
+        self.meters = pn.pane.HTML("", stylesheets=[meters.STYLE], sizing_mode="stretch_width", margin=0)
+        self.growing = pn.pane.HTML("", stylesheets=[meters.STYLE], sizing_mode="stretch_width", margin=0, visible=False)
+        self._page = self._layout()
+
+    def _picture(self, place: str) -> Picture:
+        return Picture(on_message=lambda message: self._heard({"place": place, **message}), bench=self._id, visible=place == "hero")
+
+    def _layout(self) -> pn.Column:
+        slots = {name: slot.picture for name, slot in self.stage.slots.items()}
+        center = _column([slots["hero"], self.scrubber, self.growing, slots["strip"]], "wb-center")
+        side = _column([self.meters, slots["plane"]], "wb-side")
+        body = _column([_column([self.controls], "wb-controls"), center, side], "wb-body")
+        pair = _column([slots["left"], slots["right"]], "wb-pair")
+        more = _column([self.tabs, pair], "wb-more")
+        return _column([self.header, body, more], "wb-page")
+
+    def __panel__(self) -> pn.Column:
+        return self._page
+
+    # ---- opening -----------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Paint a recorded run at once, restore what the link holds, and load the model in the background."""
+        notes: list[str] = []
+        other: dict[str, str] = {}
+        kept = recorded_run(self.system.key)
+        if pn.state.location is not None and self._public:
+            search = pn.state.location.search
+            if kept is not None and not search:
+                self._try_set(kept.knobs)
+            other, notes = link.restore(self.system, search, public=True)
+            pn.state.on_session_destroyed(lambda _: self.close())
+        if other.get("theme") in themes.DESIGNS:
+            self.theme = other["theme"]
+        self.header.param.update(ask_theme=self._public and "theme" not in other, theme=self.theme)
+        if kept is not None:
+            self._show(kept, "recorded")
+            self._ran_with = {n: v for n, v in kept.knobs.items() if n in self.system.knob_names()}
+            self.stage.mark_live(set(self.system.derive(kept)))
+            self._go_to(_whole(other.get("step")))
+        else:
+            self.stage.slots["hero"].picture.empty = "Nothing has run yet. Press Run, or change a knob."
+        self._refresh_controls()
+        if notes:
+            self._say(" ".join(notes) + " The default is used.")
+        self._warm()
+        if kept is None or self._needs_run():
+            self._start()
+
+    def _try_set(self, knobs: dict[str, Any]) -> None:
+        for name, value in knobs.items():
+            try:
+                self.system.set(**{name: value})
+            except WorkbenchError:
+                continue  # a record of an older version may hold a knob or a value that is gone
+
+    def _warm(self) -> None:
+        self._warming = worker.warm(self.system)
+        if self._warming is None or self._warming.done():
+            return
+        if not self.header.detail:
+            self.header.detail = "the model loads in the background"
+        self._warming.add_done_callback(lambda _: self._on_page(self._warmed))
+
+    def _warmed(self) -> None:
+        if self.header.detail == "the model loads in the background":
+            self.header.detail = "the model is ready" if self._warming and not self._warming.exception() else "the model did not load"
+
+    # ---- what the reader does ----------------------------------------------------------------------------------------
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        """Do what a control asked; an error of ours becomes a sentence on the page, any other a plain one and a log entry."""
+        actions: dict[str, Callable[[dict[str, Any]], None]] = {
+            "live": self._on_live, "settle": self._on_settle, "run": lambda _: self._start(), "preset": self._on_preset,
+            "cancel": lambda _: self.cancel(), "theme": self._on_theme, "step": self._on_step, "click": self._on_click,
+            "words": self._on_words, "tab": self._on_tab, "dismiss": lambda _: self._say(""),
+        }  # fmt: skip
+        action = actions.get(str(message.get("kind")))
+        if action is None:
+            return
+        with self._lock, pn.io.hold():
+            try:
+                action(message)
+            except Exception as error:
+                self._say(worker.sentence(error), "error")
+                self._refresh_controls()
+            if message.get("seq"):
+                (self.scrubber if message["kind"] == "step" else self.controls).ack = int(message["seq"])
+
+    def _set(self, values: dict[str, Any]) -> None:
+        self.system.set(**{n: controls.read(self.system, n, raw, public=self._public) for n, raw in values.items()})
+        if self.header.tone == "error":
+            self._say("")
+
+    def _on_live(self, message: dict[str, Any]) -> None:
+        self._set(message["values"])
+        self._rederive()
+
+    def _on_settle(self, message: dict[str, Any]) -> None:
+        before = self.system.values()
+        self._set(message["values"])
+        self._refresh_controls()
+        if self.system.values() == before and not self._estimated():
+            return
+        self._rederive()
+        if self._needs_run() or self._estimated():
+            self._start()
+
+    def _on_preset(self, message: dict[str, Any]) -> None:
+        self.system.set(**type(self.system).presets[str(message["name"])])
+        self._refresh_controls()
+        self._rederive()
+        if self._needs_run():
+            self._start()
+
+    def _on_theme(self, message: dict[str, Any]) -> None:
+        self.theme = message["theme"]
+        self._page.css_classes = ["wb-page", *(["wb-dark"] if self.theme == "dark" else [])]
+        self.header.theme = self.theme
+        self.stage.option_changed("theme", self._options())
+        self._write_link()
+
+    def _on_step(self, message: dict[str, Any]) -> None:
+        self._go_to(int(message["step"]))
+
+    def _on_words(self, message: dict[str, Any]) -> None:
+        slot = self.stage.slots[message["place"]]
+        if self.record is not None:
+            slot.draw(self.record, self._options())
+
+    def _on_tab(self, message: dict[str, Any]) -> None:
+        self.stage.show_pair(int(message["index"]))
+        self.tabs.chosen = self.stage.pair
+        self.stage.draw_stale(self._options())
+
+    def _on_click(self, message: dict[str, Any]) -> None:
+        """Follow a click: on the plane to that run, on a mark that names a step to that step, else select the mark."""
+        custom = message.get("custom")
+        named = custom if isinstance(custom, dict) else {}
+        if message["place"] == "plane":
+            self._bring_back(named.get("run", custom))
+        elif "step" in named:
+            self._go_to(int(named["step"]))
+        elif custom is not None:
+            self.selected = named.get("node", custom)
+            self.stage.option_changed("selected", self._options())
+
+    def _bring_back(self, index: Any) -> None:
+        if isinstance(index, list):
+            index = index[0] if index else None
+        if not isinstance(index, (int, float)) or not 0 <= int(index) < len(self.history):
+            return
+        record, knobs = self.history[int(index)]
+        self.cancel()
+        self.system.set(**knobs)
+        self._ran_with = knobs
+        self._refresh_controls()
+        self._show(record, "measured", f"run {int(index) + 1} of {len(self.history)}")
+
+    def _go_to(self, step: int) -> None:
+        count = self.stage.steps()
+        self.step = self.scrubber.step = max(0, min(step, count - 1))
+        self.selected = None
+        self.stage.option_changed("step", self._options())
+        self._write_link()
+
+    # ---- drawing -----------------------------------------------------------------------------------------------------
+
+    def _options(self) -> dict[str, Any]:
+        others = [r for r, _ in self.history if r is not self.record]
+        return {"theme": self.theme, "step": self.step, "selected": self.selected, "others": others}
+
+    def _show(self, record: Record, state: str, detail: str = "") -> None:
+        """Bring a record on show, whole."""
+        self.record = record
+        self.stage.record = record
+        count = self.stage.steps()
+        self.step = min(self.step, max(0, count - 1))
+        self.stage.show(record, self._options())
+        self.stage.dim(False)
+        self.scrubber.param.update(count=count, step=self.step)
+        self.tabs.param.update(labels=self.stage.tabs if len(self.stage.tabs) > 1 else [], chosen=self.stage.pair)
+        self.meters.object = meters.html(record)
+        self.growing.param.update(object="", visible=False)
+        self.header.param.update(state=state, detail=detail, progress=-1.0)
+        self._write_link()
+
+    def _rederive(self) -> None:
+        """Recompute what the live knobs change and redraw only what it touches."""
+        if self.record is None:
+            return
+        new = self.system.rederive(self.record)
+        only = changed_groups(self.record, new)
+        self.record = new
+        self.stage.show(new, self._options(), only=only)
+        if "meters" in only:
+            self.meters.object = meters.html(new)
+
+    def _refresh_controls(self) -> None:
+        self.controls.values = controls.shown(self.system)
+        self.header.python = link.python(self.system)
+        self._write_link()
+
+    def _write_link(self) -> None:
+        if self._public and pn.state.location is not None:
+            extra = {"theme": self.theme if self.theme != "light" else "", "step": str(self.step) if self.step else ""}
+            pn.state.location.search = link.query(self.system, extra)
+
+    def _say(self, message: str, tone: str = "note") -> None:
+        self.header.param.update(message=message, tone=tone)
+
+    # ---- runs --------------------------------------------------------------------------------------------------------
+
+    def _needs_run(self) -> bool:
+        now = self.system.values()
+        return any(now[n] != self._ran_with.get(n, now[n]) for n, info in self.system.knobs().items() if not info.live)
+
+    def _estimated(self) -> bool:
+        """Return whether a number on show is a replay's estimate that a true run would replace."""
+        if self.record is None or not self._rerun_helps or "meters" not in self.record:
+            return False
+        return bool((self.record["meters"]["provenance"].values == "estimated").any())
+
+    def _start(self) -> None:
+        """Queue a run with the present knobs; a run of this page that is under way is cancelled first."""
+        self.cancel()
+        knobs = {name: getattr(self.system, name) for name in self.system.knob_names()}
+        self._ran_with = self.system.values()
+        self._say("")
+        self.stage.dim(True)
+        self._job = worker.QUEUE.submit(lambda job: self._work(job, type(self.system)(**knobs)), self._changed(knobs))
+
+    def cancel(self) -> None:
+        """Ask this page's run to stop at its next step, or take it out of the queue."""
+        if self._job is not None and self._job.state in {"waiting", "running"}:
+            worker.QUEUE.cancel(self._job)
+
+    def _work(self, job: worker.Job, system: System) -> Record:
+        worker.settled(self._warming, job)
+        return system.record(Tape(on_step=_Watch(self, job), cancel=job.cancelled))
+
+    def _changed(self, knobs: dict[str, Any]) -> Callable[[worker.Job], None]:
+        def changed(job: worker.Job) -> None:
+            state, place, result = job.state, job.place, job.result
+            self._on_page(lambda: self._follow(job, state, place, result, knobs))
+
+        return changed
+
+    def _follow(self, job: worker.Job, state: str, place: int, result: Record | None, knobs: dict[str, Any]) -> None:
+        """Show where this page's run stands. Runs in the page's session."""
+        if job is not self._job:
+            return  # a newer run has taken its place
+        if state == "waiting":
+            self.header.param.update(state="waiting", detail=f"{place} before you" if place else "starting")
+        elif state == "running":
+            self.header.param.update(state="running", detail="", progress=-1.0)
+        elif state == "done" and result is not None:
+            self._keep(result, knobs)
+        else:
+            self._stopped(state, job.error)
+
+    def _keep(self, record: Record, knobs: dict[str, Any]) -> None:
+        self.history = [*self.history, (record, knobs)][-MAX_HISTORY:]
+        self.stage.mark_live(set(self.system.derive(record)))
+        self._show(record, "measured")
+        self._rerun_helps = not self._estimated()
+        if any(self.system.values()[n] != v for n, v in self._ran_with.items() if self.system.knobs()[n].live):
+            self._rederive()  # a live knob moved while the run went on
+
+    def _stopped(self, state: str, error: Exception | None) -> None:
+        self.stage.dim(False)
+        self.growing.param.update(object="", visible=False)
+        if self.record is not None:
+            self.stage.show(self.record, self._options())  # partial pictures go
+        detail = "the last whole run is on show" if self.record is not None else "press Run to start again"
+        self.header.param.update(state="cancelled" if state == "cancelled" else "failed", detail=detail, progress=-1.0)
+        if error is not None:
+            self._say(worker.sentence(error), "error")
+
+    def _partial(self, job: worker.Job, progress: Progress, drawn: Record | None) -> None:
+        """Show a run's progress and, now and then, what it has recorded so far. Runs in the page's session."""
+        if job is not self._job or job.state != "running":
+            return
+        share = progress.done / progress.total if progress.total else -1.0
+        percent = f"{share:.0%}" if share >= 0 else f"{progress.done}"
+        self.header.param.update(state="running", detail=f"{progress.phase} {percent}".strip(), progress=min(share, 1.0))
+        self.growing.param.update(object=meters.growing(progress.text), visible=bool(progress.text))
+        if drawn is not None:
+            slot = self.stage.slots["hero"]
+            last = max(0, _last_step(drawn, slot.view.steps if slot.view else ""))
+            if slot.view is not None and slot.view.draws(drawn):
+                slot.draw(drawn, self._options() | {"step": last})
+                slot.picture.dimmed = False
+
+    def _on_page(self, change: Callable[[], None]) -> None:
+        """Make a change in this page's session, from whatever thread."""
+
+        def guarded() -> None:
+            with self._lock, pn.io.hold():
+                try:
+                    change()
+                except Exception as error:  # a page must outlive a picture that cannot be drawn
+                    self._say(worker.sentence(error), "error")
+
+        if self._doc is not None and self._doc.session_context is not None:
+            self._doc.add_next_tick_callback(guarded)
+        else:
+            guarded()
+
+    def close(self) -> None:
+        """Stop this page's run and forget its records (called when its session ends)."""
+        self.cancel()
+        self._job = None
+        self.record = None
+        self.history = []
+        self.stage.clear()
+
+
+class _Watch:
+    """What a run tells its page at every step, thinned so that watching costs at most a tenth of the run's time."""
+
+    def __init__(self, bench: Bench, job: worker.Job) -> None:
+        self.bench, self.job = bench, job
+        self.next = 0.0
+
+    def __call__(self, progress: Progress, tape: NullTape) -> None:
+        now = time.perf_counter()
+        if now < self.next:
+            return
+        drawn = self._record(tape)
+        self.bench._on_page(lambda: self.bench._partial(self.job, progress, drawn))
+        cost = time.perf_counter() - now
+        self.next = now + max(PARTIAL_EVERY_S, cost / PARTIAL_SHARE)
+
+    def _record(self, tape: NullTape) -> Record | None:
+        try:
+            columns = tape.columns() if isinstance(tape, Tape) else {}
+            attrs = self.bench.system._attrs({})
+            return Record.from_columns(columns, attrs, getattr(tape, "attrs", {})) if columns else None
+        except (WorkbenchError, ValueError):
+            return None  # a group may be half-written between two steps; the next one is whole
+
+
+def _last_step(record: Record, group: str) -> int:
+    if not group or group not in record:
+        return 0
+    steps = record[group]["step"].values
+    return int(steps.max()) if len(steps) else 0
+
+
+def _whole(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0
+
+
+def _column(children: list[Any], name: str) -> pn.Column:
+    return pn.Column(*children, css_classes=[name, "wb-column"], stylesheets=[page_style()], sizing_mode="stretch_width", margin=0)
+
+
+def _load_extension() -> None:
+    """Load Panel's notebook support where this is a notebook and nobody has; elsewhere there is nothing to load."""
+    if not served() and not pn.extension._loaded:
+        pn.extension()
+
+
+__all__ = ["Bench", "InputError"]

@@ -1,0 +1,42 @@
+"""The state of a page as a link, and as the call that makes the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from widgets import controls
+from workbench.errors import WorkbenchError
+from workbench.system import System, plain
+
+MAX_LINK = 1500  # characters; longer texts stay out of the address, and the page says so nowhere but in the call
+
+
+def query(system: System, extra: Mapping[str, str]) -> str:
+    """Return the query string that brings this page back: knobs that differ from their defaults, and `extra`."""
+    pairs = {n: controls.spell(v) for n, v in system.values().items() if v != plain(system.knobs()[n].default)}
+    text = urlencode({n: v for n, v in pairs.items() if len(v) <= MAX_LINK} | {k: v for k, v in extra.items() if v})
+    return f"?{text}" if text else ""
+
+
+def restore(system: System, search: str, *, public: bool) -> tuple[dict[str, str], list[str]]:
+    """Set the knobs a link holds; return its other keys, and a sentence for every value that could not be used."""
+    other: dict[str, str] = {}
+    notes: list[str] = []
+    for name, text in parse_qsl(search.lstrip("?")):
+        if name not in system.knob_names():
+            other[name] = text
+            continue
+        try:
+            system.set(**{name: controls.read(system, name, text, public=public)})
+        except WorkbenchError as error:
+            notes.append(str(error))
+    return other, notes
+
+
+def python(system: System) -> str:
+    """Return the call that makes this run, with the knobs that differ from their defaults."""
+    changed = {n: v for n, v in system.values().items() if v != plain(system.knobs()[n].default)}
+    arguments = "".join(f", {name}={value!r}" for name, value in changed.items())
+    return f'import workbench as wb\n\nrecord = wb.run("{system.key}"{arguments})'

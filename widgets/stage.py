@@ -1,0 +1,152 @@
+"""What is on show: the views of one record, each in its picture, redrawn only when its groups changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from plotly.io.json import to_json_plotly
+
+from widgets.parts import Picture
+from workbench import views
+from workbench.errors import WorkbenchError
+from workbench.record import Record
+from workbench.views import View
+
+STRIP, PLANE = "text_strip", "speed_quality"  # shown under the hero and beside it, in every record that can draw them
+PAIR = 2  # further views on show at once; the rest wait behind tabs
+
+
+def changed_groups(old: Record | None, new: Record) -> set[str]:
+    """Return the groups of `new` whose arrays are not the very arrays of `old`.
+
+    A live knob keeps the recorded arrays and replaces the derived ones, so identity is the whole comparison: no array is read.
+    """
+    return {g for g in new.groups if old is None or g not in old or _arrays(new, g) != _arrays(old, g)}
+
+
+def _arrays(record: Record, group: str) -> dict[str, int]:
+    return {str(name): id(variable.values) for name, variable in record.tree[group].variables.items()}
+
+
+def options_of(view: View, available: dict[str, Any]) -> dict[str, Any]:
+    """Return those options that the view takes."""
+    return {k: v for k, v in available.items() if k in view.options()}
+
+
+class Slot:
+    """One picture on the page and the view it shows."""
+
+    def __init__(self, picture: Picture) -> None:
+        self.picture = picture
+        self.view: View | None = None
+        self.stale = True
+        self.on = True  # somebody can see it
+
+    def draw(self, record: Record, options: dict[str, Any]) -> None:
+        """Draw the view for a record, or say why it cannot be drawn."""
+        view, self.stale = self.view, False
+        if view is None:
+            return
+        try:
+            chosen = options_of(view, options)
+            fields = {"figure": to_json_plotly(view.spec(record, title=False, **chosen)), "empty": ""}
+            fields |= {"caption": view.describe(record, **chosen)}
+            fields |= {"twin": view.text(record, **chosen) if self.picture.wants_words else ""}
+        except WorkbenchError as error:
+            fields = {"figure": "", "caption": "", "twin": "", "empty": str(error)}
+        self.picture.param.update(title=view.question, reading=view.reading, drawing=self.picture.drawing + 1, **fields)
+
+
+class Stage:
+    """The hero, the text strip, the speed-quality plane and at most two further views of one record."""
+
+    def __init__(self, shows: Iterable[str], make: Callable[[str], Picture]) -> None:
+        self.shows = [name for name in shows if name not in {STRIP, PLANE}]
+        self.slots = {name: Slot(make(name)) for name in ("hero", "strip", "plane", "left", "right")}
+        self.record: Record | None = None
+        self.pair = 0
+        self._place()
+
+    @property
+    def further(self) -> list[str]:
+        """Names of the views after the hero that the present record can draw, in pairs behind tabs."""
+        names = self.shows[1:]
+        return [n for n in names if self.record is None or views.get(n).draws(self.record)]
+
+    @property
+    def tabs(self) -> list[str]:
+        """The questions of each pair of further views."""
+        names = self.further
+        return [" · ".join(views.get(n).question for n in names[i : i + PAIR]) for i in range(0, len(names), PAIR)]
+
+    def show_pair(self, index: int) -> None:
+        """Bring another pair of further views on show."""
+        self.pair = max(0, min(index, len(self.tabs) - 1))
+        self._place()
+
+    def _place(self) -> None:
+        pair = self.further[self.pair * PAIR : self.pair * PAIR + PAIR]
+        wanted = {"hero": self.shows[0] if self.shows else "", "strip": STRIP, "plane": PLANE}
+        wanted |= dict(zip(("left", "right"), [*pair, "", ""]))
+        for place, name in wanted.items():
+            slot = self.slots[place]
+            view = views.registry().get(name)
+            slot.on = view is not None and (self.record is None or view.draws(self.record) or place == "hero")
+            slot.stale |= slot.view is not view
+            slot.view = view
+            slot.picture.visible = slot.on and (place == "hero" or self.record is not None)
+
+    def steps(self) -> int:
+        """Return how many steps the scrubber moves through: those of the first view on show that has any."""
+        for slot in self.slots.values():
+            if slot.on and slot.view is not None and slot.view.steps and self.record is not None:
+                group = slot.view.steps
+                if group in self.record:
+                    return int(np.max(self.record[group]["step"].values, initial=-1)) + 1
+        return 0
+
+    def show(self, record: Record, options: dict[str, Any], *, only: set[str] | None = None) -> None:
+        """Draw a record. `only` limits it to views that draw one of these groups."""
+        if only is None or self.record is None or set(record.groups) != set(self.record.groups):
+            self.record = record
+            self._place()
+        self.record = record
+        for slot in self.slots.values():
+            if slot.view is None or not slot.on:
+                continue
+            if only is None or slot.stale or only & _touched(slot.view):
+                slot.draw(record, options)
+
+    def option_changed(self, name: str, options: dict[str, Any]) -> None:
+        """Redraw the views that take the option (`step`, `selected`, `theme`)."""
+        for slot in self.slots.values():
+            if self.record is not None and slot.on and slot.view is not None and name in options_of(slot.view, options):
+                slot.draw(self.record, options)
+
+    def draw_stale(self, options: dict[str, Any]) -> None:
+        """Draw what came on show since the last drawing."""
+        for slot in self.slots.values():
+            if self.record is not None and slot.on and slot.stale:
+                slot.draw(self.record, options)
+
+    def dim(self, on: bool) -> None:
+        """Dim every picture while a run that will replace it goes on."""
+        for slot in self.slots.values():
+            slot.picture.dimmed = on
+
+    def mark_live(self, groups: set[str]) -> None:
+        """Remember which pictures the live knobs change, so that holding one shows it."""
+        for slot in self.slots.values():
+            slot.picture.reacts = slot.view is not None and bool(groups & _touched(slot.view))
+
+    def clear(self) -> None:
+        """Forget the record and every figure."""
+        self.record = None
+        for slot in self.slots.values():
+            slot.picture.param.update(figure="", twin="", caption="")
+
+
+def _touched(view: View) -> set[str]:
+    return {*view.groups, view.steps} - {""}
