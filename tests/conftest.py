@@ -20,7 +20,8 @@ def _missing(marker: str) -> str:
     if marker == "model":
         from workbench import models
 
-        return "" if "smollm2-135m" in models.available() else "The embedded model is not here: `make model` fetches it."
+        ready = {entry.name for entry in models.available() if entry.ready}
+        return "" if "smollm2-135m" in ready else "The embedded model is not here: `make model` fetches it."
     if marker == "ui":
         return "" if any(map(shutil.which, BROWSERS)) else "No Chromium on PATH: put one there to run the browser tests."
     if shutil.which("nvidia-smi") is None:

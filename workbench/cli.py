@@ -147,7 +147,11 @@ def serve(
         systems.get(name)
     from widgets.serve import serve as serve_pages
 
-    serve_pages(list(names or ()), port=port, address=address, show=sys.stdout.isatty() if show is None else show)
+    try:
+        serve_pages(list(names or ()), port=port, address=address, show=sys.stdout.isatty() if show is None else show)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"The page cannot listen on {address}:{port}: {reason}. Choose another port with --port.") from error
 
 
 @app.command(context_settings=_KNOBS)
@@ -316,7 +320,7 @@ def _table(*columns: str) -> Table:
 def _show(table: Table) -> None:
     from rich.console import Console
 
-    Console().print(table)
+    Console(highlight=False, markup=False).print(table)  # a value may hold [brackets]
 
 
 def _meter_table(record: Record) -> Table:

@@ -100,9 +100,11 @@ class Record:
 
     def column(self, group: str, variable: str) -> np.ndarray:
         """Return one array as numpy without building a Dataset (the path a slider takes)."""
-        if group not in self.tree or variable not in self.tree[group].data_vars:
-            raise unknown("record variable", f"{group}.{variable}", [f"{g}.{v}" for g in self.groups for v in self[g]])
-        return self.tree[group].variables[variable].values
+        try:
+            return self.tree[group].variables[variable].values
+        except (KeyError, AttributeError):  # no such group, no such variable, or the path is a variable's own
+            known = [f"{g}.{v}" for g in self.groups for v in self[g]]
+            raise unknown("record variable", f"{group}.{variable}", known) from None
 
     def meter(self, name: str, setting: int | None = None) -> dict[str, Any]:
         """Return one row of the group `meters` as a dict; in a sweep's record, that of one setting."""
