@@ -71,7 +71,11 @@ class View:
         """
         self.require(record)
         self._known(self.draw, options)
-        return self.draw(record, title=self.question if title else "", **options)
+        spec = self.draw(record, title=self.question if title else "", **options)
+        broken = record.tree["text"].attrs.get("broken") if "text" in record.tree else None
+        if broken:
+            mark_broken(spec, str(options.get("theme", "light")))
+        return spec
 
     def figure(self, record: Record, **options: Any) -> go.Figure:
         """Return the picture as a plotly Figure; options and errors as in `spec`."""
@@ -116,6 +120,18 @@ class View:
     def draws(self, record: Record) -> bool:
         """Return whether the record has every group this view needs."""
         return all(g in record for g in self.groups)
+
+
+def mark_broken(spec: dict[str, Any], theme: str) -> None:
+    """Add the mark that a deliberately wrong algorithm carries wherever it shows."""
+    from workbench.theme import design
+
+    ink = design(theme).ink("rejected")
+    mark = {"text": "<b>✕ broken on purpose</b>", "xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "bottom",
+            "showarrow": False, "font": {"color": ink, "size": 14}, "bordercolor": ink, "borderwidth": 1.5, "borderpad": 3, "yshift": 3}  # fmt: skip
+    layout = spec["layout"]
+    layout["annotations"] = [*layout.get("annotations", ()), mark]
+    layout["margin"] = layout["margin"] | {"t": max(layout["margin"]["t"], 34)}
 
 
 @cache

@@ -233,7 +233,7 @@ def _labels(frame: Frame, d: house.Design) -> Spec:
     }
     return {
         "type": "scatter", "mode": "text", "name": "tokens", "showlegend": False, "hoverinfo": "skip", "cliponaxis": False,
-        "x": [round(p.x + (frame.diameter(p) / 2 + 5) / frame.pixels, 3) for p in frame.places],
+        "x": [round(p.x + (frame.diameter(p) / 2 + (8 if p.node == FINAL else 5)) / frame.pixels, 3) for p in frame.places],
         "y": [p.y for p in frame.places],
         "text": [_dress(house.escape(frame.label(p), quote=False), frame.state(p)) for p in frame.places],
         "textposition": "middle right",
