@@ -14,7 +14,6 @@ from workbench.tape import NullTape, Tape
 
 if TYPE_CHECKING:
     from widgets.bench import Bench
-
     from workbench.comparison import Comparison
 
 
@@ -133,7 +132,7 @@ def sweep(
         client: a dask client or the address of a scheduler; None runs in this process.
         knobs: values shared by every setting.
     """
-    from workbench.sweep import run_sweep
+    from workbench.sweeping import run_sweep  # a module named `sweep` would take the name of the function
 
     return run_sweep(name, settings_of(grid), knobs, client=client, progress=progress)
 
