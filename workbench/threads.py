@@ -75,6 +75,32 @@ def share_openmp() -> bool:
     return early
 
 
+def prepare() -> None:
+    """Set what Numba and OpenMP read from the environment; cheap, and of use only before they load.
+
+    Compiled code is cached in the user's cache folder, in a folder of its own for each version of the sources: Numba
+    looks at the time stamp of one file, and would keep stale code after a change in a function that the file calls.
+    """
+    share_openmp()
+    os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", _LAYERS)
+    os.environ.setdefault("NUMBA_CACHE_DIR", _cache())
+    os.environ.setdefault("NUMBA_NUM_THREADS", str(wanted()))
+    if "numba" in sys.modules:
+        sys.modules["numba"].config.reload_config()
+
+
+@lru_cache(maxsize=1)
+def _cache() -> str:
+    import hashlib
+
+    from platformdirs import user_cache_path
+
+    here = Path(__file__).parent
+    sources = sorted([*here.glob("kernels/**/*.py"), *here.glob("models/fused.py"), Path(__file__)])
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+    return str(user_cache_path("workbench") / "compiled" / digest)
+
+
 def configure(threads: int | None = None) -> int:
     """Set the pools of Numba and, where it is imported, torch to one size; return that size.
 
@@ -84,9 +110,8 @@ def configure(threads: int | None = None) -> int:
     Args:
         threads: at least 1; None takes the environment's or the machine's number.
     """
-    share_openmp()
+    prepare()
     count = wanted(threads)
-    os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", _LAYERS)
     if "numba" not in sys.modules or not _launched():
         os.environ["NUMBA_NUM_THREADS"] = str(count)
     import numba
@@ -133,6 +158,7 @@ def report() -> dict[str, Any]:
         advice.append("Numba found neither OpenMP nor TBB: install libgomp1; calls are serialised until then.")
     return {
         "layer": _layer(),
+        "compiled_code": os.environ["NUMBA_CACHE_DIR"],
         "processors": available(),
         "numba_threads": numba.get_num_threads(),
         "torch_threads": torch.get_num_threads() if torch else None,

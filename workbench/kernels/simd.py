@@ -37,7 +37,7 @@ def make_tile(rows: int, columns: int, prefetch: bool) -> Any:
     """
 
     @intrinsic
-    def tile(typing, x, r, x_start, w, o, w_start, chunks):  # type: ignore[no-untyped-def]
+    def tile(typing, x, r, x_start, w, o, w_start, chunks):
         if x.layout != "C" or w.layout != "C":
             return None
         index = types.intp
@@ -95,7 +95,7 @@ def make_mix(rows: int, parts: int) -> Any:
     """
 
     @intrinsic
-    def mix(typing, p, r, count, v, t, column, out, out_column):  # type: ignore[no-untyped-def]
+    def mix(typing, p, r, count, v, t, column, out, out_column):
         if p.layout != "C" or v.layout != "C" or out.layout != "C":
             return None
         index = types.intp
@@ -160,7 +160,7 @@ def _horizontal(builder: Any, vector: Any) -> Any:
 
 
 @intrinsic
-def float_from_bits(typing, bits):  # type: ignore[no-untyped-def]
+def float_from_bits(typing, bits):
     """Return the fp32 number with these 32 bits."""
     return types.float32(types.int32), lambda context, builder, sig, args: builder.bitcast(args[0], _F32)
 
@@ -171,7 +171,7 @@ _LOWEST, _HIGHEST = np.float32(-87.3), np.float32(88.0)
 
 
 @njit(fastmath={"contract"}, nogil=True)
-def exp32(x):  # type: ignore[no-untyped-def]
+def exp32(x):
     """Return exp(x) in fp32 for x <= 88, within 2 units in the last place; 0 below -87.3, NaN for NaN.
 
     Only arithmetic, so that a loop over it vectorises (a call of libm's expf does not). Degree-6 polynomial on
@@ -188,17 +188,19 @@ def exp32(x):  # type: ignore[no-untyped-def]
     series = series * rest + np.float32(1.6666665459e-1)
     series = series * rest + np.float32(5.0000001201e-1)
     value = series * rest * rest + rest + np.float32(1.0)
-    value = value * float_from_bits((np.int32(power) + np.int32(127)) << np.int32(23))
+    value = value * float_from_bits((np.int32(power) + np.int32(127)) << np.int32(23))  # type: ignore[call-arg]
     if x < _LOWEST:
         value = np.float32(0.0)
     return value if x == x else x
 
 
 @njit(nogil=True)
-def aligned_copy(x):  # type: ignore[no-untyped-def]
+def aligned_copy(x):
     """Return a copy of x (R, in) fp32 that starts on a cache line: a vector load across two lines costs double."""
     scratch = np.empty(x.size + 16, np.float32)
     skip = (-(scratch.ctypes.data >> 2)) & 15
     copy = scratch[skip : skip + x.size].reshape(x.shape)
-    copy[:] = x
+    for r in range(x.shape[0]):  # a slice assignment compiles its own error messages: five seconds more
+        for k in range(x.shape[1]):
+            copy[r, k] = x[r, k]
     return copy

@@ -17,7 +17,7 @@ _four = make_tile(4, 1, prefetch=False)
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def int8(x, weight, scale, out):  # type: ignore[no-untyped-def]
+def int8(x, weight, scale, out):
     """Write out[r, o] = scale[o] * (x[r] . weight[o]).
 
     Args:
@@ -38,7 +38,7 @@ def int8(x, weight, scale, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _group(x, r, w, o, start, size, sums):  # type: ignore[no-untyped-def]
+def _group(x, r, w, o, start, size, sums):
     """Write sums[t] = x[r + t, start : start + size] . w[o, ...] for up to four rows."""
     chunks = size // LANES
     if x.shape[0] - r == 1:
@@ -53,7 +53,7 @@ def _group(x, r, w, o, start, size, sums):  # type: ignore[no-untyped-def]
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def int8_groups(x, weight, scale, out):  # type: ignore[no-untyped-def]
+def int8_groups(x, weight, scale, out):
     """Write out[r, o] = sum over groups g of scale[o, g] * (x[r, group g] . weight[o, group g]).
 
     Args:
@@ -75,3 +75,11 @@ def int8_groups(x, weight, scale, out):  # type: ignore[no-untyped-def]
                 _group(source, r, weight, o, g * size, size, sums)
                 for t in range(count):
                     out[r + t, o] += sums[t] * scale[o, g]
+
+
+def run(x: np.ndarray, weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return x @ (scale * weight).T, (R, out) fp32."""
+    out = np.zeros((x.shape[0], weight.shape[0]), np.float32)
+    if out.size and x.size:
+        (int8 if scale.ndim == 1 else int8_groups)(x, weight, scale, out)
+    return out

@@ -15,7 +15,7 @@ _eight = make_tile(8, _EIGHT, prefetch=True)
 
 
 @njit(nogil=True)
-def _dot(x, r, w, o, start):  # type: ignore[no-untyped-def]
+def _dot(x, r, w, o, start):
     """Return the dot product of the columns from `start` on, in order: what no whole vector covers."""
     total = np.float32(0.0)
     for k in range(start, x.shape[1]):
@@ -24,7 +24,7 @@ def _dot(x, r, w, o, start):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def products(x, w, first, count, sums):  # type: ignore[no-untyped-def]
+def products(x, w, first, count, sums):
     """Write sums[r, i] = x[r] . w[first + i] for i < count <= BLOCK; w fp32 or int8, unscaled."""
     rows, chunks = x.shape[0], x.shape[1] // LANES
     i = 0
@@ -53,7 +53,7 @@ def products(x, w, first, count, sums):  # type: ignore[no-untyped-def]
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def skinny(x, weight, out):  # type: ignore[no-untyped-def]
+def skinny(x, weight, out):
     """Write out = x @ weight.T.
 
     Args:
@@ -70,3 +70,11 @@ def skinny(x, weight, out):  # type: ignore[no-untyped-def]
         for r in range(source.shape[0]):
             for i in range(count):
                 out[r, first + i] = sums[r, i]
+
+
+def run(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return x @ weight.T, (R, out) fp32."""
+    out = np.zeros((x.shape[0], weight.shape[0]), np.float32)
+    if out.size and x.size:
+        skinny(x, weight, out)
+    return out
