@@ -178,6 +178,7 @@ class System(param.Parameterized):
     question: ClassVar[str] = ""
     shows: ClassVar[tuple[str, ...]] = ()  # names of views, the hero first
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    limits: ClassVar[dict[str, int]] = {}  # knob -> largest value (or length) that a served page accepts
     notes: ClassVar[str] = ""  # what differs from the paper, what is reported and unverified
 
     seed = knob(param.Integer, 0, bounds=(0, 2**31 - 1), doc="Seed of every random draw of the run.", advanced=True)
@@ -235,6 +236,9 @@ class System(param.Parameterized):
 
     def prepare(self) -> None:
         """Load what the run needs and check knobs against each other; raise before any work is done."""
+
+    def warm(self) -> None:
+        """Load models and compile kernels ahead of a reader's first run (a page calls this in the background)."""
 
     def run(self, tape: NullTape) -> None:
         """Do the paper's work, writing what happens to the tape."""

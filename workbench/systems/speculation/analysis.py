@@ -138,7 +138,7 @@ def derive(record: Record, keep_depth: int, keep_width: int, latency_model: str)
 
 
 def _columns(record: Record, group: str) -> dict[str, np.ndarray]:
-    return {str(v): record.column(group, str(v)) for v in record.tree[group].data_vars}
+    return {str(v): record.column(group, str(v)) for v in record.tree[group].variables}
 
 
 def _add_prediction(record: Record, replay: Replay, keep_depth: int, model: str, out: Columns) -> None:

@@ -165,6 +165,7 @@ class RSD(System):
         """Load target and draft, resolve `auto`, and check the knobs against each other."""
         self._loaded = models.load(self.target)
         self._prompt = self._prompt_ids()
+        self._stop_ids = frozenset(self._loaded.eos_ids)
         if self.temperature == 0 and self.top_p < 1:
             raise InputError(
                 expected("top_p", "1 at temperature 0 (the law is one token)", self.top_p, "", "Raise temperature or set top_p=1")
@@ -187,6 +188,15 @@ class RSD(System):
             raise InputError(
                 expected("tree", f"at most {self.budget} nodes (knob budget)", f"{nodes} nodes", "", "Lower depth or width")
             )
+
+    def warm(self) -> None:
+        """Load the models and compile their steps, so that a reader's first run waits for neither."""
+        self.prepare()
+        for session in (self._session, self._draft):
+            if session is not None:
+                for count in (1, 2, 5):
+                    session.forward([0] * count, [-1] * count)
+                    session.keep([])
 
     def _prompt_ids(self) -> list[int]:
         if isinstance(self.prompt, str):
@@ -281,7 +291,7 @@ class RSD(System):
         """Return the tokens of a step up to an end-of-text token or the length limit, and what stopped it."""
         emitted, stop = step.emitted[:room], step.walk.stop
         for i, token in enumerate(emitted):
-            if token in self._loaded.eos_ids:
+            if token in self._stop_ids:
                 return emitted[: i + 1], "eos"
         return emitted, stop
 
