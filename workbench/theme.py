@@ -168,10 +168,18 @@ def picture(
     """
     margin = {"l": 12, "r": 16, "t": 44 if title else 12, "b": 12, "pad": 0} | layout.get("margin", {})
     if layout.get("showlegend"):
-        margin["t"] += 22
+        margin["t"] += 4 + 19 * _legend_rows([str(t["name"]) for t in data if t.get("showlegend", True) and t.get("name")])
     heading = {"title": {"text": escape(title, quote=False), "y": 0.985, "yanchor": "top"}} if title else {}
     shared = {"template": template(theme), "margin": margin, "uirevision": revision or True, "showlegend": False}
     return {"data": list(data), "layout": shared | heading | {k: v for k, v in layout.items() if k != "margin"}}
+
+
+def _legend_rows(names: Sequence[str], pixels: int = 530) -> int:
+    """Return how many rows plotly needs for a horizontal legend: one, or columns as wide as the longest name."""
+    sizes = [44 + 6.6 * width(name) for name in names]
+    if not sizes or sum(sizes) <= pixels:
+        return 1
+    return -(-len(sizes) // max(1, int(pixels / max(sizes))))
 
 
 def hatch(theme: str, meaning: str) -> dict[str, Any]:

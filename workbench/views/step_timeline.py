@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PARTS = {
     "draft": (("draft_ms",), "predicted_draft_ms", "proposed", "."),
     "target": (("target_ms",), "predicted_target_ms", "target", ""),
-    "verify and keep": (("verify_ms", "kv_ms"), "", "context", "x"),
+    "verify": (("verify_ms", "kv_ms"), "", "context", "x"),
 }
 #: Steps beyond this many get no numbers above their bars.
 MANY = 28
@@ -39,7 +39,7 @@ class Times:
         stacks = [sum(d.values()) for d in (self.measured, self.predicted) if d]
         tallest = np.max([np.nan_to_num(s) for s in (*stacks, self.plain)], axis=0)
         usual = float(np.percentile(tallest, 90))
-        self.top = float(tallest.max()) * 1.12 or 1.0
+        self.top = float(tallest.max()) * 1.15 or 1.0
         self.cut = 0
         if self.top > 4 * usual > 0:  # one stalled step must not flatten all others
             self.top = 1.6 * usual
@@ -97,7 +97,7 @@ def _bars(times: Times, theme: str) -> list[Spec]:
             meaning, pattern = PARTS[part][2:]
             traces.append(
                 {
-                    "type": "bar", "name": part if kind == "measured" else f"{part}, predicted", "showlegend": True,
+                    "type": "bar", "name": part if kind == "measured" else "predicted", "showlegend": kind == "measured" or part == "target",
                     "x": (times.steps + shift).tolist(), "y": ms.round(3).tolist(), "base": base.round(3).tolist(), "width": width,
                     "marker": _solid(theme, meaning, pattern) if kind == "measured" else house.hatch(theme, meaning),
                     "customdata": times.steps.tolist(),
@@ -123,7 +123,7 @@ def _plain(times: Times, d: house.Design) -> list[Spec]:
     y = np.stack([times.plain, times.plain, np.full(len(times.plain), np.nan)], 1).ravel().tolist()
     return [
         {
-            "type": "scatter", "mode": "lines", "name": "plain decoding, same tokens", "x": [None if v != v else v for v in x],
+            "type": "scatter", "mode": "lines", "name": "plain, same tokens", "x": [None if v != v else v for v in x],
             "y": [None if v != v else round(v, 2) for v in y], "line": {"color": d.text, "width": 2.5},
             "hovertemplate": "plain decoding, same tokens: %{y:.0f} ms<extra></extra>",
         }
@@ -136,8 +136,8 @@ def _emitted(times: Times, d: house.Design) -> list[Spec]:
     return [
         {
             "type": "scatter", "mode": "text", "name": "tokens written", "showlegend": False, "hoverinfo": "skip",
-            "x": times.steps.tolist(), "y": np.minimum(np.fmax(sum(times.measured.values()), np.nan_to_num(times.plain)), times.top * 0.95).tolist(),
-            "text": [f"<b>{n}</b>" for n in times.emitted.tolist()], "textposition": "top center",
+            "x": times.steps.tolist(), "y": [times.top * 0.985] * len(times.steps),
+            "text": [f"<b>{n}</b>" for n in times.emitted.tolist()], "textposition": "bottom center",
             "textfont": {"size": 12, "color": d.muted},
         }
     ]  # fmt: skip

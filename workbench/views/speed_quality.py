@@ -1,0 +1,220 @@
+"""What does the speed cost? Every run so far on one plane of speed and quality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench import theme as house
+from workbench.errors import unknown
+from workbench.views import View
+from workbench.views.common import Spec, revision, table
+
+if TYPE_CHECKING:
+    from workbench.record import Record
+
+GROUP = "meters"
+
+
+@dataclass
+class Point:
+    """One run (or a baseline) on the plane. Speed is a multiple of plain decoding where a baseline was measured."""
+
+    label: str
+    speed: float
+    quality: float
+    low: float = float("nan")
+    high: float = float("nan")
+    kind: str = "other"  # "this", "baseline", "other"
+    provenance: str = "measured"
+    index: int = -1  # in `others`
+
+
+class Plane:
+    """Points of the meters that are shown, and which of them no other point beats in both."""
+
+    def __init__(self, record: Record, others: Sequence[tuple[str, Record]], speed: str | None, quality: str | None) -> None:
+        self.speed = _pick(record, "speed", speed)
+        self.quality = _pick(record, "quality", quality)
+        self.relative = float(self._value(record, self.speed, "baseline") or 0) > 0
+        self.falling = self._value(record, self.quality, "better") == "lower"
+        self.unit = str(self._value(record, self.quality, "unit"))
+        self.points = [self._baseline(record)] if self.relative else []
+        self.points += [p for i, (label, r) in enumerate(others) if (p := self._point(r, label, "other", i)) is not None]
+        mine = self._point(record, "this run", "this", -1)
+        self.points += [mine] if mine is not None else []
+
+    def _value(self, record: Record, meter: str, column: str) -> Any:
+        names = record.column(GROUP, "meter").astype(str)
+        rows = np.flatnonzero(names == meter)
+        return record.column(GROUP, column)[rows[0]] if len(rows) and column in record.tree[GROUP].data_vars else None
+
+    def _baseline(self, record: Record) -> Point:
+        return Point(
+            str(self._value(record, self.speed, "baseline_name")).split(",")[0],
+            1.0,
+            float(self._value(record, self.quality, "baseline")),
+            kind="baseline",
+        )
+
+    def _point(self, record: Record, label: str, kind: str, index: int) -> Point | None:
+        speed, quality = self._value(record, self.speed, "value"), self._value(record, self.quality, "value")
+        if speed is None or quality is None:  # a run of another system has other meters
+            return None
+        base = float(self._value(record, self.speed, "baseline"))
+        value = float(speed) / base if self.relative and base > 0 else float(speed) if not self.relative else 1.0
+        provenance = str(self._value(record, self.speed, "provenance"))
+        return Point(label, value, float(quality), kind=kind, provenance=provenance, index=index)
+
+    def front(self) -> list[Point]:
+        """Return the points that no other point beats in both, from slow to fast."""
+        sign = -1.0 if self.falling else 1.0
+        known = [p for p in self.points if np.isfinite(p.speed) and np.isfinite(p.quality)]
+        best = [p for p in known if not any(_beats(q, p, sign) for q in known)]
+        return sorted(best, key=lambda p: (p.speed, -sign * p.quality))
+
+
+def _beats(one: Point, other: Point, sign: float) -> bool:
+    gains = (one.speed - other.speed, sign * (one.quality - other.quality))
+    return min(gains) >= 0 and max(gains) > 0
+
+
+def _pick(record: Record, kind: str, name: str | None) -> str:
+    """Return the meter to show: by name, or the first of its kind with a baseline, or the first of its kind."""
+    names, kinds = record.column(GROUP, "meter").astype(str), record.column(GROUP, "kind").astype(str)
+    mine = [str(n) for n in names[kinds == kind]]
+    if name is not None:
+        if name not in mine:
+            raise unknown(f"{kind} meter", name, mine)
+        return name
+    baseline = dict(zip(names, record.column(GROUP, "baseline")))
+    return next((n for n in mine if np.isfinite(baseline[n])), mine[0] if mine else "")
+
+
+def draw(
+    record: Record,
+    *,
+    others: Sequence[tuple[str, Record]] = (),
+    speed: str | None = None,
+    quality: str | None = None,
+    theme: str = "light",
+    title: str = "",
+) -> Spec:
+    """Return the plane.
+
+    Args:
+        others: (label, record) of the runs so far; a click's customdata is the index into it.
+        speed, quality: names of the meters to show (by default the first of each kind that has a baseline).
+    """
+    d, plane = house.design(theme), Plane(record, others, speed, quality)
+    data = [_front(plane, d), *(_trace(plane, kind, d) for kind in ("other", "baseline", "this"))]
+    x, y = _range([p.speed for p in plane.points] + [1.0] * plane.relative, 0.25), _range([p.quality for p in plane.points], 0.3)
+    direction = "lower is better" if plane.falling else "higher is better"
+    what = plane.quality.replace("_", " ")
+    layout = {
+        "xaxis": {"range": x, "title": {"text": "speed, as a multiple of plain" if plane.relative else plane.speed.replace("_", " ")},
+                  "ticksuffix": "x" if plane.relative else ""},
+        "yaxis": {"range": y[::-1] if plane.falling else y, "title": {"text": f"{what} ({plane.unit}; {direction})"}, "nticks": 6},
+        "shapes": _plain_lines(plane, d),
+    }  # fmt: skip
+    return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "speed_quality"))
+
+
+def _range(values: list[float], pad: float) -> list[float]:
+    known = [v for v in values if np.isfinite(v)]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    room = (high - low) * pad or abs(high) * 0.2 or 1.0
+    return [low - room, high + room]
+
+
+def _plain_lines(plane: Plane, d: house.Design) -> list[Spec]:
+    """Return the lines of the baseline: right of one is faster, above the other is better."""
+    lines = [p for p in plane.points if p.kind == "baseline"]
+    style = {"type": "line", "layer": "below", "line": {"color": d.line("target"), "width": 1, "dash": "dot"}}
+    shapes = [style | {"xref": "x", "yref": "paper", "x0": p.speed, "x1": p.speed, "y0": 0, "y1": 1} for p in lines]
+    known = [p for p in lines if np.isfinite(p.quality)]
+    return shapes + [style | {"xref": "paper", "yref": "y", "x0": 0, "x1": 1, "y0": p.quality, "y1": p.quality} for p in known]
+
+
+def _front(plane: Plane, d: house.Design) -> Spec:
+    points = plane.front()
+    return {
+        "type": "scatter", "mode": "lines", "name": "Pareto front", "x": [p.speed for p in points], "y": [p.quality for p in points],
+        "line": {"color": d.line("accepted"), "width": 2, "shape": "vh"}, "hoverinfo": "skip",
+    }  # fmt: skip
+
+
+def _trace(plane: Plane, kind: str, d: house.Design) -> Spec:
+    points = [p for p in plane.points if p.kind == kind]
+    marker = {
+        "this": {"symbol": "circle", "size": 16, "color": d.fill("accepted"), "line": {"color": d.line("selected"), "width": 4}},
+        "baseline": {"symbol": "square", "size": 13, "color": d.fill("target"), "line": {"color": d.line("target"), "width": 1}},
+        "other": {"symbol": "circle", "size": 11, "color": d.fill("context", 0.6), "line": {"color": d.muted, "width": 1}},
+    }[kind]
+    names = {"this": "<b>{0}</b>", "baseline": "{0}", "other": "{0}"}
+    return {
+        "type": "scatter", "mode": "markers+text", "name": {"this": "this run", "baseline": "baseline", "other": "earlier runs"}[kind],
+        "x": [p.speed for p in points], "y": [p.quality if np.isfinite(p.quality) else None for p in points], "marker": marker, "cliponaxis": False,
+        "text": [names[kind].format(house.escape(p.label, quote=False)) for p in points],
+        "textposition": "top center" if kind != "baseline" else "bottom center",
+        "textfont": {"size": 13 if kind == "this" else 12, "color": d.text if kind != "other" else d.muted},
+        "customdata": [p.index for p in points],
+        "hovertext": [f"{house.escape(p.label)}<br>speed {_speed(plane, p)} ({p.provenance})<br>{plane.quality} {house.number(p.quality)}" for p in points],
+        "hoverinfo": "text",
+    }  # fmt: skip
+
+
+def _speed(plane: Plane, p: Point) -> str:
+    return house.number(p.speed) + ("x" if plane.relative else "")
+
+
+def caption(
+    record: Record, *, others: Sequence[tuple[str, Record]] = (), speed: str | None = None, quality: str | None = None
+) -> str:
+    """Return what this run gains and what it costs, in one sentence."""
+    plane = Plane(record, others, speed, quality)
+    mine = next((p for p in plane.points if p.kind == "this"), None)
+    if mine is None:
+        return "This run has no speed and quality to show."
+    base = next((p for p in plane.points if p.kind == "baseline"), None)
+    what = plane.quality.replace("_", " ")
+    words = (
+        f"This run is {_speed(plane, mine)} the speed of plain decoding" if base else f"This run's speed is {_speed(plane, mine)}"
+    )
+    words += f"; {what} {house.number(mine.quality)}"
+    if base is not None and np.isfinite(base.quality):
+        words += f" against {house.number(base.quality)}"
+    front = plane.front()
+    if len(plane.points) > 2:
+        words += "; no other run beats it in both" if mine in front else "; another run beats it in both"
+    return words + "."
+
+
+def say(
+    record: Record, *, others: Sequence[tuple[str, Record]] = (), speed: str | None = None, quality: str | None = None
+) -> str:
+    """Return the sentence and every point as a table."""
+    plane = Plane(record, others, speed, quality)
+    front = plane.front()
+    rows = [
+        [p.label, _speed(plane, p), house.number(p.quality), "yes" if p in front else "no", p.provenance] for p in plane.points
+    ]
+    head = ["run", "speed", plane.quality.replace("_", " "), "on the front", "provenance"]
+    return caption(record, others=others, speed=speed, quality=quality) + "\n\n" + table(head, rows)
+
+
+VIEW = View(
+    name="speed_quality",
+    groups=(GROUP,),
+    question="What does the speed cost in quality?",
+    reading=(
+        "Each point is a run: right is faster than plain decoding, up is better. The blue square is plain decoding, measured in the "
+        "same run. The green line joins the runs that no other beats in both; the ringed point is this run."
+    ),
+    draw=draw,
+    say=say,
+    caption=caption,
+)
