@@ -45,7 +45,7 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     for i, (name, exact) in enumerate(shown):
         data += _panel(curves, name, exact, i, d)
         layout |= _axes(curves, name, exact, i, i * (width + gap), width)
-        head = "total variation" if name.startswith("total") else "chi-square per degree of freedom" if "chi" in name else name
+        head = f"{name}  <i>({'dotted' if exact else 'band'}: exact sampler)</i>"
         layout["annotations"].append(note(head, theme, x=i * (width + gap), y=1.0, anchor="left", size=13))
     mark = {"accepted": "✓ ", "rejected": "✕ "}.get(meaning, "")
     odds = f"   <span style='font-size:13px'>p = {house.number(p)}</span>" if p == p else ""
@@ -91,7 +91,7 @@ def _axes(curves: Curves, name: str, exact: str | None, index: int, left: float,
     x, y, _, high = curves[name]
     values = np.concatenate([y[np.isfinite(y)], high[np.isfinite(high)], curves[exact][1] if exact else y[:0]])
     end, top = str(index + 1) if index else "", float(values.max(initial=0.0)) * 1.12 or 1.0
-    logs = [float(np.log10(max(1.0, v))) for v in (x.min(initial=1), x.max(initial=10))]
+    logs = [float(np.log10(max(1.0, v))) for v in ((x[0], x[-1]) if len(x) else (1, 10))]
     return {
         f"xaxis{end}": {"domain": [left, left + width], "type": "log", "range": logs, "anchor": f"y{end}", "dtick": "D2" if logs[1] - logs[0] < 1.2 else 1,
                         "tickformat": ",d", "title": {"text": curves.label("x")}},

@@ -172,7 +172,7 @@ def _frame(record: Record, found: Ladder, rungs: list[Rung], theme: str) -> Spec
     ticks = [*(house.label(p, 12) for p in found.pieces), f"<i>{OTHERS}</i>"]
     layout: Spec = {
         "showlegend": True, "legend": {"itemclick": False, "itemdoubleclick": False},
-        "yaxis": {"range": [rows - 0.5, -2.9], "tickvals": list(range(len(ticks))), "ticktext": ticks, "showgrid": False,
+        "yaxis": {"range": [rows - 0.5, -3.9], "tickvals": list(range(len(ticks))), "ticktext": ticks, "showgrid": False,
                   "tickfont": {"family": house.MONO, "size": 12, "color": d.text}, "fixedrange": True},
         "annotations": [], "shapes": [],
     }  # fmt: skip
@@ -201,7 +201,7 @@ def _verdict(rung: Rung, left: float, panel: int, skipped: bool, theme: str) -> 
         words, ink = f"{rung.uniform:.2f} {sign} {rung.ratio:.2f}<br>{mark}", d.ink(rung.outcome)
     lead = "… " if skipped else ""
     text = f"{lead}{'try' if rung.outcome in ('accepted', 'rejected') else ''} {head}<br><span style='color:{ink}'>{words}</span>"
-    return {"text": text, "xref": "paper", "yref": "y", "x": left, "y": -2.85, "xanchor": "left", "yanchor": "top",
+    return {"text": text, "xref": "paper", "yref": "y", "x": left, "y": -3.85, "xanchor": "left", "yanchor": "top",
             "align": "left", "showarrow": False, "font": {"size": 12, "color": d.text, "family": house.SANS}, "name": f"verdict {panel}"}  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from workbench import theme as house
 from workbench.errors import unknown
 from workbench.views import View
-from workbench.views.common import Spec, revision, table
+from workbench.views.common import Spec, note, revision, table
 
 if TYPE_CHECKING:
     from workbench.record import Record
@@ -117,7 +117,9 @@ def draw(
     layout = {
         "xaxis": {"range": x, "title": {"text": "speed, as a multiple of plain" if plane.relative else plane.speed.replace("_", " ")},
                   "ticksuffix": "x" if plane.relative else ""},
-        "yaxis": {"range": y[::-1] if plane.falling else y, "title": {"text": f"{what} ({plane.unit}; {direction})"}, "nticks": 6},
+        "yaxis": {"range": y[::-1] if plane.falling else y, "nticks": 6},
+        "annotations": [note(f"<b>{what}</b>, {house.escape(plane.unit)} ({direction})", theme, x=0, y=1, anchor="left")],
+        "margin": {"t": 64 if title else 34},
         "shapes": _plain_lines(plane, d),
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "speed_quality"))
@@ -159,7 +161,7 @@ def _trace(plane: Plane, kind: str, d: house.Design) -> Spec:
         "type": "scatter", "mode": "markers+text", "name": {"this": "this run", "baseline": "baseline", "other": "earlier runs"}[kind],
         "x": [p.speed for p in points], "y": [p.quality if np.isfinite(p.quality) else None for p in points], "marker": marker, "cliponaxis": False,
         "text": [names[kind].format(house.escape(p.label, quote=False)) for p in points],
-        "textposition": "top center" if kind != "baseline" else "bottom center",
+        "textposition": {"this": "top center", "baseline": "bottom center", "other": "middle right"}[kind],
         "textfont": {"size": 13 if kind == "this" else 12, "color": d.text if kind != "other" else d.muted},
         "customdata": [p.index for p in points],
         "hovertext": [f"{house.escape(p.label)}<br>speed {_speed(plane, p)} ({p.provenance})<br>{plane.quality} {house.number(p.quality)}" for p in points],
