@@ -220,6 +220,8 @@ def _module_name(module: Any) -> str:
 
 
 def _load_named(name: str, progress: Progress | None) -> LoadedModel:
+    if not name.strip():
+        raise ModelError(f"Model: expected a name, got an empty one. Available are {', '.join(known_names())}.")
     key = str(Path(name).resolve()) if Path(name).is_dir() and name not in known_names() else name
     with _guard:
         lock = _locks.setdefault(key, threading.Lock())
