@@ -142,7 +142,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch):
 
 @pytest.mark.parametrize("name", ["a//b", "", "../..x/y z", "x" * 200])
 def test_a_name_that_cannot_be_one(name):
-    with pytest.raises(ModelError, match="[Aa]vailable are"):
+    with pytest.raises(ModelError, match=r"[Aa]vailable are"):
         models.load(name)
 
 
