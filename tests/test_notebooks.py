@@ -46,7 +46,7 @@ def test_pictures_for_a_code_host_are_there(script: Path) -> None:
 @pytest.mark.notebook
 @pytest.mark.model
 @pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
-def test_notebook_runs(script: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_notebook_runs(script: Path, tmp_path: Path) -> None:
     from nbclient import NotebookClient
 
     runner = NotebookClient(
