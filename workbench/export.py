@@ -89,32 +89,32 @@ def meter_rows(record: Record) -> list[dict[str, Any]]:
     return [{n: float(v) if n in {"value", "baseline"} else str(v) for n, v in zip(names, row)} for row in zip(*arrays)]
 
 
+_WORDS = {"speed": ("faster", "slower"), "quality": ("better", "worse"), "cost": ("cheaper", "dearer")}
+
+
 def change(m: dict[str, Any]) -> str:
     """Return a meter's change against its baseline: an arrow, a size and a word ("↑ 1.83x faster", "= the same")."""
     value, baseline = m["value"], m["baseline"]
     if not (np.isfinite(value) and np.isfinite(baseline)):
         return ""
-    if value == baseline:
+    if np.isclose(value, baseline, rtol=1e-9, atol=0):
         return "= the same"
     up = value > baseline
     good = up == (m["better"] == "higher")
-    if m["kind"] == "speed" and baseline > 0 and value > 0:
-        size = f"{theme.number(value / baseline)}x"
-        word = "faster" if good else "slower"
-    else:
-        size = f"{theme.number(abs(value - baseline))} {'more' if up else 'less'}"
-        word = "better" if good else "worse"
-    return f"{'↑' if up else '↓'} {size}, {word}"
+    better, worse = _WORDS[m["kind"]]
+    relative = m["kind"] != "quality" and baseline > 0 and value > 0
+    size = f"{theme.number(max(value / baseline, baseline / value))}x" if relative else theme.number(abs(value - baseline))
+    return f"{'↑' if up else '↓'} {size} {better if good else worse}"
 
 
 def _groups(record: Record) -> str:
     items = []
     for group in record.groups:
-        kind = schema.GROUPS[schema.kind_of(group)]
+        doc, attrs = schema.GROUPS[schema.kind_of(group)].doc, record.tree[group].attrs
+        if schema.kind_of(group) == "curve":
+            doc = f"{attrs.get('y_label', 'values')} by {attrs.get('x_label', 'x')}, one or more named curves."
         sizes = " × ".join(f"{n} {d}" for d, n in record[group].sizes.items())
-        items.append(
-            f"<li><code>{escape(group)}</code> <span style='opacity:.75'>{escape(sizes)}</span>: {escape(kind.doc)}</li>"
-        )
+        items.append(f"<li><code>{escape(group)}</code> <span style='opacity:.75'>{escape(sizes)}</span>: {escape(doc)}</li>")
     return f"<div>It holds:</div><ul style='margin:.2em 0 .4em 1.2em;padding:0'>{''.join(items)}</ul>"
 
 

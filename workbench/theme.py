@@ -252,6 +252,11 @@ def label(piece: str, limit: int = 14) -> str:
     return escape(token(piece, limit), quote=False)
 
 
+def quoted(piece: str, limit: int = 24) -> str:
+    """Return a token in a sentence, where a comma or a full stop would otherwise be read as the sentence's own."""
+    return f"“{token(piece, limit)}”"
+
+
 @cache
 def width(text: str) -> int:
     """Return how many columns a text takes in a monospaced grid (wide East Asian characters take two)."""

@@ -47,6 +47,7 @@ class View:
         say: `(record, **options) -> str`, the text twin.
         caption: `(record, **options) -> str`, one sentence of what to see now.
         steps: group whose `step` column a scrubber moves through, or "".
+        wide: the picture needs the whole width, so two of them are compared one under the other.
     """
 
     name: str
@@ -57,6 +58,7 @@ class View:
     say: Callable[..., str]
     caption: Callable[..., str]
     steps: str = ""
+    wide: bool = False
 
     def spec(self, record: Record, *, title: bool = True, **options: Any) -> dict[str, Any]:
         """Return the picture as a plain dict `{"data": [...], "layout": {...}}`: what a page sends on a slider's path.

@@ -39,6 +39,11 @@ def columns(record: Record, group: str, *names: str) -> list[np.ndarray]:
     return [record.column(group, name) for name in names]
 
 
+def texts(record: Record, group: str, variable: str) -> np.ndarray:
+    """Return a column of texts as Python strings, whatever string type the file reader gave it."""
+    return np.array([str(v) for v in record.column(group, variable)], dtype=object)
+
+
 def check_step(record: Record, group: str, step: int) -> np.ndarray:
     """Return the rows of a step; a step that the record does not have is an error with the bounds.
 
@@ -64,10 +69,9 @@ class Curves:
 
     def __init__(self, record: Record, group: str) -> None:
         self.attrs = dict(record.tree[group].attrs)
-        names, *rest = columns(record, group, "curve", "x", "y", "y_low", "y_high")
-        self.names = list(dict.fromkeys(str(n) for n in names))
-        self._names = np.array([str(n) for n in names])
-        self.x, self.y, self.low, self.high = rest
+        self._names = texts(record, group, "curve")
+        self.names = list(dict.fromkeys(self._names))
+        self.x, self.y, self.low, self.high = columns(record, group, "x", "y", "y_low", "y_high")
 
     def __getitem__(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return (x, y, y_low, y_high) of a curve."""

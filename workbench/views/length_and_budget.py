@@ -125,4 +125,5 @@ VIEW = View(
     draw=draw,
     say=say,
     caption=caption,
+    wide=True,
 )

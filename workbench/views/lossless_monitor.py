@@ -45,7 +45,7 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     for i, (name, exact) in enumerate(shown):
         data += _panel(curves, name, exact, i, d)
         layout |= _axes(curves, name, exact, i, i * (width + gap), width)
-        head = f"{name}  <i>({'dotted' if exact else 'band'}: exact sampler)</i>"
+        head = f"{name}  <i>({'dotted' if exact else 'band'}: exact)</i>"
         layout["annotations"].append(note(head, theme, x=i * (width + gap), y=1.0, anchor="left", size=13))
     mark = {"accepted": "✓ ", "rejected": "✕ "}.get(meaning, "")
     odds = f"   <span style='font-size:13px'>p = {house.number(p)}</span>" if p == p else ""
@@ -138,4 +138,5 @@ VIEW = View(
     draw=draw,
     say=say,
     caption=caption,
+    wide=True,
 )

@@ -32,6 +32,7 @@ class Rung:
     ratio: float
     uniform: float
     outcome: str  # "accepted", "rejected", "written", "repeat"
+    estimated: bool = False  # computed from the recorded candidates instead of recorded
 
 
 @dataclass
@@ -84,7 +85,18 @@ def _read(record: Record, tree: StepTree, node: int, rows: np.ndarray, trials: n
         now = trials == trial
         laws = [_fold(ids[now], law[now], shown) for law in (residual, remaining)]
         out.rungs.append(_rung(tree, int(trial), laws[0], laws[1], shown, children))
+    if out.rungs[-1].outcome == "rejected":
+        last = trials == trials.max()
+        out.rungs.append(_after(out.rungs[-1], ids[last], residual[last], remaining[last], shown, tree.final_piece))
     return out
+
+
+def _after(last: Rung, ids: np.ndarray, residual: np.ndarray, remaining: np.ndarray, shown: list[int], final: str) -> Rung:
+    """Return what is left after the last sibling was rejected, from the recorded candidates (the rest is too rare to record)."""
+    left = np.maximum(residual - remaining, 0)
+    rest = np.where(ids == (shown[last.token] if last.token >= 0 else -1), 0, remaining)
+    laws = [_fold(ids, law / max(float(law.sum()), 1e-12), shown) for law in (left, rest)]
+    return Rung(last.trial + 1, laws[0], laws[1], -1, final, np.nan, np.nan, "written", estimated=True)
 
 
 def _candidates(ids: np.ndarray, weight: np.ndarray, tried: set[int]) -> list[int]:
@@ -143,9 +155,14 @@ def _bars(found: Ladder, rung: Rung, panel: int, theme: str) -> list[Spec]:
     d = house.design(theme)
     rows = np.arange(len(rung.residual))
     shown = [*(house.label(p, 40) for p in found.pieces), OTHERS]
-    target = {"color": d.fill("target"), "line": {"color": d.line("target"), "width": 1}}
+    faint = house.ESTIMATED_OPACITY if rung.estimated else 1.0
+    target = (
+        house.hatch(theme, "target")
+        if rung.estimated
+        else {"color": d.fill("target"), "line": {"color": d.line("target"), "width": 1}}
+    )
     draft = {
-        "color": d.fill("proposed", 0.35), "line": {"color": d.line("proposed"), "width": 1.2},
+        "color": d.fill("proposed", 0.35 * faint), "line": {"color": d.line("proposed"), "width": 1.2},
         "pattern": {"shape": ".", "fgcolor": d.line("proposed"), "size": 5, "solidity": 0.18, "fillmode": "overlay"},
     }  # fmt: skip
     axis = "" if panel == 0 else str(panel + 1)
@@ -194,7 +211,7 @@ def _verdict(rung: Rung, left: float, panel: int, skipped: bool, theme: str) -> 
     if rung.outcome == "repeat":
         head, words, ink = "<b>a repeat</b>", "a sibling drawn again", d.muted
     elif rung.outcome == "written":
-        words, ink = "written by the<br>target, from r", d.ink("chosen")
+        words, ink = f"written by the<br>target, from r{' (est.)' if rung.estimated else ''}", d.ink("chosen")
     else:
         sign = "&lt;" if rung.outcome == "accepted" else "≥"
         mark = "✓ accepted" if rung.outcome == "accepted" else "✕ rejected"
@@ -219,10 +236,10 @@ def caption(record: Record, *, step: int = 0, selected: int | None = None) -> st
     found = ladder(record, step, selected)
     if found is None:
         return f"Step {step}: nothing was drafted, so nothing was tried."
-    rejected = [house.token(r.piece) for r in found.rungs if r.outcome == "rejected"]
+    rejected = [house.quoted(r.piece) for r in found.rungs if r.outcome == "rejected"]
     last = found.rungs[-1]
-    start = f"Step {step}, after {house.token(found.at)}: "
-    end = {"accepted": f"{house.token(last.piece)} is accepted", "written": f"the target writes {house.token(last.piece)}"}
+    start = f"Step {step}, after {house.quoted(found.at)}: "
+    end = {"accepted": f"{house.quoted(last.piece)} is accepted", "written": f"the target writes {house.quoted(last.piece)}"}
     ending = end.get(last.outcome, "the walk ends")
     if not rejected:
         return f"{start}{ending} at the first try, nothing melts."
@@ -260,4 +277,5 @@ VIEW = View(
     say=say,
     caption=caption,
     steps="tree",
+    wide=True,
 )

@@ -11,7 +11,7 @@ import numpy as np
 from workbench import theme as house
 from workbench.errors import unknown
 from workbench.views import View
-from workbench.views.common import Spec, note, revision, table
+from workbench.views.common import Spec, note, revision, table, texts
 
 if TYPE_CHECKING:
     from workbench.record import Record
@@ -48,8 +48,7 @@ class Plane:
         self.points += [mine] if mine is not None else []
 
     def _value(self, record: Record, meter: str, column: str) -> Any:
-        names = record.column(GROUP, "meter").astype(str)
-        rows = np.flatnonzero(names == meter)
+        rows = np.flatnonzero(texts(record, GROUP, "meter") == meter)
         return record.column(GROUP, column)[rows[0]] if len(rows) and column in record.tree[GROUP].data_vars else None
 
     def _baseline(self, record: Record) -> Point:
@@ -84,8 +83,8 @@ def _beats(one: Point, other: Point, sign: float) -> bool:
 
 def _pick(record: Record, kind: str, name: str | None) -> str:
     """Return the meter to show: by name, or the first of its kind with a baseline, or the first of its kind."""
-    names, kinds = record.column(GROUP, "meter").astype(str), record.column(GROUP, "kind").astype(str)
-    mine = [str(n) for n in names[kinds == kind]]
+    names, kinds = texts(record, GROUP, "meter"), texts(record, GROUP, "kind")
+    mine = list(names[kinds == kind])
     if name is not None:
         if name not in mine:
             raise unknown(f"{kind} meter", name, mine)

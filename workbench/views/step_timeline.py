@@ -9,7 +9,7 @@ import numpy as np
 from workbench import theme as house
 from workbench.errors import InputError, expected
 from workbench.views import View
-from workbench.views.common import Spec, has, note, plural, revision, table
+from workbench.views.common import Spec, has, note, plural, revision, table, texts
 
 if TYPE_CHECKING:
     from workbench.record import Record
@@ -54,8 +54,7 @@ def plain_ms(record: Record) -> float:
     """Return the measured milliseconds of one plain token from the meters' baseline, or NaN."""
     if "meters" not in record.tree:
         return float("nan")
-    names = record.column("meters", "meter").astype(str)
-    rows = np.flatnonzero(names == "tokens_per_second")
+    rows = np.flatnonzero(texts(record, "meters", "meter") == "tokens_per_second")
     baseline = float(record.column("meters", "baseline")[rows[0]]) if len(rows) else 0.0
     return 1e3 / baseline if baseline > 0 else float("nan")
 
@@ -77,7 +76,7 @@ def draw(record: Record, *, step: int | None = None, theme: str = "light", title
         "shapes": [] if step is None else [_frame(step, d)],
     }  # fmt: skip
     if times.cut:
-        layout["annotations"] = [note(f"{plural(times.cut, 'bar')} cut off above {times.top:.0f} ms", theme)]
+        layout["annotations"] = [note(f"{plural(times.cut, 'bar')} cut off above {house.number(times.top)} ms", theme, y=0.9)]
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "step_timeline"))
 
 
@@ -125,7 +124,7 @@ def _plain(times: Times, d: house.Design) -> list[Spec]:
         {
             "type": "scatter", "mode": "lines", "name": "plain, same tokens", "x": [None if v != v else v for v in x],
             "y": [None if v != v else round(v, 2) for v in y], "line": {"color": d.text, "width": 2.5},
-            "hovertemplate": "plain decoding, same tokens: %{y:.0f} ms<extra></extra>",
+            "hovertemplate": "plain decoding, same tokens: %{y:.3~g} ms<extra></extra>",
         }
     ]  # fmt: skip
 
@@ -157,11 +156,13 @@ def caption(record: Record, *, step: int | None = None) -> str:
     rows = slice(None) if step is None else np.flatnonzero(times.steps == step)
     parts = {p: float(np.mean(ms[rows])) for p, ms in times.measured.items()}
     whole = sum(parts.values())
-    words = ", ".join(f"{p} {ms:.1f} ms" for p, ms in parts.items())
+    words = ", ".join(f"{p} {house.number(ms)} ms" for p, ms in parts.items())
     tokens = int(times.emitted[rows].sum())
-    lead = f"Step {step} takes {whole:.0f} ms" if step is not None else f"A step takes {whole:.0f} ms on average"
+    lead = (
+        f"Step {step} takes {house.number(whole)} ms" if step is not None else f"A step takes {house.number(whole)} ms on average"
+    )
     plain = float(np.sum(times.plain[rows])) / len(times.emitted[rows])
-    versus = f"; plain decoding takes {plain:.0f} ms for the same tokens" if plain == plain else ""
+    versus = f"; plain decoding takes {house.number(plain)} ms for the same tokens" if plain == plain else ""
     return f"{lead} ({words}) and writes {plural(tokens, 'token')}{'' if step is not None else ' in all'}{versus}."
 
 
@@ -170,7 +171,10 @@ def say(record: Record, *, step: int | None = None) -> str:
     times = Times(record)
     head = ["step", *times.measured, *(f"{p} (predicted)" for p in times.predicted), "written"]
     stacks = [*times.measured.values(), *times.predicted.values()]
-    rows = [[str(int(s)), *(f"{ms[i]:.1f}" for ms in stacks), str(int(times.emitted[i]))] for i, s in enumerate(times.steps)]
+    rows = [
+        [str(int(s)), *(house.number(float(ms[i])) for ms in stacks), str(int(times.emitted[i]))]
+        for i, s in enumerate(times.steps)
+    ]
     return caption(record, step=step) + "\n\n" + table(head, rows)
 
 

@@ -162,7 +162,7 @@ def caption(record: Record, *, step: int | None = None) -> str:
     if step is not None:
         check(record, step)
         mine = "".join(house.token(str(p), 40) for p in pieces[steps == step])
-        return f"Step {step} wrote {mine} in one call of the target."
+        return f"Step {step} wrote “{mine}” in one call of the target."
     made = [str(s) for s in sources[steps >= 0]]
     if not made:
         return "Nothing has been written yet."
@@ -196,4 +196,5 @@ VIEW = View(
     say=say,
     caption=caption,
     steps="text",
+    wide=True,
 )

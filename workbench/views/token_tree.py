@@ -290,7 +290,7 @@ def caption(record: Record, *, step: int = 0) -> str:
         words = f"1 of {plural(drafted, 'drafted token')} survives"
     if tree.final_source:
         how = {"residual": " from what the rejections left", "bonus": " as a bonus"}.get(tree.final_source, "")
-        words += f"{'; the target adds' if drafted else ''} {house.token(tree.final_piece)}{how}"
+        words += f"{'; the target adds' if drafted else ''} {house.quoted(tree.final_piece)}{how}"
     folded = sum(p.folded for p in places)
     return f"Step {step}: {words}." + (f" {folded} nodes that were never tried are folded into “+n”." if folded else "")
 
@@ -323,6 +323,7 @@ VIEW = View(
     say=say,
     caption=caption,
     steps="tree",
+    wide=True,
 )
 
 

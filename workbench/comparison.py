@@ -1,0 +1,236 @@
+"""Records side by side: the knobs that differ, the meters with their changes, the pictures on one scale."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from workbench import theme as house
+from workbench import views
+from workbench.errors import InputError, expected, unknown
+from workbench.export import change, meter_rows
+from workbench.record import Record
+from workbench.views.common import Spec, table
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+_AXIS = re.compile(r"^([xy])axis(\d*)$")
+_REFERENCE = re.compile(r"^([xy])(\d*)( domain)?$")
+#: Share of the width between two pictures, and of the height of one picture between two in a stack.
+GAP, STACK_GAP = 0.09, 0.42
+
+
+class Comparison:
+    """Two or more records side by side.
+
+    `.knobs` and `.meters` are lists of rows, `.views` the pictures that all records support, `.figure(view)` draws them in
+    one figure on shared scales. The first record is what the others are compared with.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = list(records)
+        if len(self.records) < 2:
+            raise InputError(
+                expected("compare", "at least two records", len(self.records), "", "Run the system again with another knob")
+            )
+        wrong = next((r for r in self.records if not isinstance(r, Record)), None)
+        if wrong is not None:
+            raise InputError(expected("compare", "records", type(wrong).__name__, "", "Load a file with workbench.load(path)"))
+
+    @property
+    def labels(self) -> list[str]:
+        """A short name of each record: the first knobs that differ, else its number and system."""
+        rows = self.knobs[:2]
+        names = [", ".join(f"{r['knob']} {_short(r['values'][i])}" for r in rows) for i in range(len(self.records))]
+        if not rows or len(set(names)) < len(names):
+            return [f"{i + 1}: {n or r.attrs.get('system')}" for i, (n, r) in enumerate(zip(names, self.records))]
+        return names
+
+    @property
+    def knobs(self) -> list[dict[str, Any]]:
+        """The knobs that differ: rows of `knob` and `values` (one a record; None = the record has no such knob)."""
+        every = [{"system": r.attrs.get("system"), "seed": r.attrs.get("seed")} | r.knobs for r in self.records]
+        names = dict.fromkeys(n for k in every for n in k)
+        rows = [{"knob": n, "values": [k.get(n) for k in every]} for n in names]
+        return [r for r in rows if any(v != r["values"][0] for v in r["values"])]
+
+    @property
+    def meters(self) -> list[dict[str, Any]]:
+        """The meters: rows of `meter`, `unit`, `values` (NaN = not measured) and `changes` against the first record."""
+        tables = [{m["meter"]: m for m in meter_rows(r)} if "meters" in r else {} for r in self.records]
+        out = []
+        for name in dict.fromkeys(n for t in tables for n in t):
+            known = next(t[name] for t in tables if name in t)
+            values = [t[name]["value"] if name in t else float("nan") for t in tables]
+            changes = ["", *(change(known | {"value": v, "baseline": values[0]}) for v in values[1:])]
+            out.append({"meter": name, "unit": known["unit"], "values": values, "changes": changes})
+        return out
+
+    @property
+    def views(self) -> list[str]:
+        """Names of the views that can draw every record."""
+        first, *rest = (r.views() for r in self.records)
+        return [name for name in first if all(name in other for other in rest)]
+
+    def figure(self, view: str, *, theme: str = "light", **options: Any) -> go.Figure:
+        """Return the records' pictures side by side in one figure, on shared scales.
+
+        Args:
+            view: a name from `.views`.
+            theme: "light" or "dark".
+            options: the view's own (`step=3`). A list gives each record its own value.
+        Raises:
+            UnknownNameError: not a view that every record supports.
+        """
+        import plotly.graph_objects as go
+
+        if view not in self.views:
+            raise unknown("view of every record", view, self.views)
+        specs = [
+            views.get(view).spec(
+                r, theme=theme, title=False, **{k: v[i] if isinstance(v, list) else v for k, v in options.items()}
+            )
+            for i, r in enumerate(self.records)
+        ]
+        spec = beside(specs, self.labels, theme, views.get(view).question, stacked=views.get(view).wide)
+        return go.Figure(spec["data"], spec["layout"], _validate=False)
+
+    def __repr__(self) -> str:
+        width = len(self.records)
+        parts = [f"<Comparison of {width} records>"]
+        if self.knobs:
+            parts.append(table(["knob", *self._heads()], [[r["knob"], *map(_short, r["values"])] for r in self.knobs]))
+        if self.meters:
+            parts.append(table(["meter", *self._heads()], [[r["meter"], *_cells(r)] for r in self.meters]))
+        return "\n\n".join(parts)
+
+    def _heads(self) -> list[str]:
+        return [str(i + 1) for i in range(len(self.records))]
+
+    def _repr_html_(self) -> str:
+        heads = ["", *(escape(label) for label in self.labels)]
+        knobs = [[escape(r["knob"]), *(escape(_short(v)) for v in r["values"])] for r in self.knobs]
+        meters = [[escape(f"{r['meter'].replace('_', ' ')} ({r['unit']})"), *map(escape, _cells(r))] for r in self.meters]
+        same = "<div>All knobs are the same.</div>" if not knobs else ""
+        return (
+            f"<div style='font-family:{escape(house.SANS)};line-height:1.45'><div><b>{len(self.records)} records side by side</b></div>"
+            f"{same}{_html_table(['knob', *heads[1:]], knobs) if knobs else ''}{_html_table(['meter', *heads[1:]], meters)}"
+            f"<div style='opacity:.75'>Views: {', '.join(self.views)}. Draw one with <code>.figure(name)</code>.</div></div>"
+        )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 28 else text[:27] + "…"
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [house.number(v) + (f" ({c})" if c else "") for v, c in zip(row["values"], row["changes"])]
+
+
+def _html_table(head: list[str], rows: list[list[str]]) -> str:
+    cell = "<{0} style='text-align:left;padding:2px 14px 2px 0'>{1}</{0}>"
+    lines = ["".join(cell.format("th", h) for h in head), *("".join(cell.format("td", c) for c in r) for r in rows)]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table style='border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.4em 0'>{body}</table>"
+
+
+def beside(specs: list[Spec], labels: list[str], theme: str, title: str = "", stacked: bool = False) -> Spec:
+    """Return one plain figure with the given ones side by side (or one under the other), same axes on the same range.
+
+    Every axis of figure i is renumbered by a fixed offset and squeezed into cell i; ranges become the union over figures.
+    """
+    per = max(len(_axes(s, "x")) for s in specs), max(len(_axes(s, "y")) for s in specs)
+    layout = {k: v for k, v in specs[0]["layout"].items() if not _AXIS.match(k)} | {"shapes": [], "annotations": []}
+    data = []
+    for i, (spec, label) in enumerate(zip(specs, labels)):
+        cell = _Cell(i, per, specs, stacked)
+        data += [cell.trace(t) for t in spec["data"]]
+        layout |= cell.axes(spec["layout"])
+        layout["shapes"] += [cell.mark(s, ("x0", "x1"), ("y0", "y1")) for s in spec["layout"].get("shapes", ())]
+        layout["annotations"] += [cell.mark(a, ("x",), ("y",)) for a in spec["layout"].get("annotations", ())]
+        layout["annotations"].append(cell.heading(label, theme, _headroom(spec)))
+    margin = layout["margin"] | {"t": layout["margin"]["t"] + 58}
+    heights = [s["layout"].get("height", 360) for s in specs]
+    whole = {"height": sum(heights) + 30 * len(specs)} if stacked else {"height": max(heights) + 60}
+    head = {"title": {"text": escape(title, quote=False), "y": 0.995, "yanchor": "top"}, "margin": margin}
+    return {"data": data, "layout": layout | head | whole}
+
+
+def _headroom(spec: Spec) -> int:
+    """Return the pixels above a picture that its own remarks and legend take."""
+    return int(spec["layout"]["margin"]["t"]) - 8
+
+
+def _axes(spec: Spec, letter: str) -> list[str]:
+    return [k for k in spec["layout"] if (m := _AXIS.match(k)) and m[1] == letter] or [f"{letter}axis"]
+
+
+class _Cell:
+    """Where one figure goes: new axis numbers, and its part of the width or height."""
+
+    def __init__(self, index: int, per: tuple[int, int], specs: list[Spec], stacked: bool) -> None:
+        self.index, self.specs = index, specs
+        self.offset = {"x": index * per[0], "y": index * per[1]}
+        count, gap = len(specs), STACK_GAP / len(specs) if stacked else GAP
+        share = (1 + gap) / count - gap
+        place = (count - 1 - index if stacked else index) * (share + gap)
+        self.part = {"x": (0.0, 1.0), "y": (0.0, 1.0)} | {"y" if stacked else "x": (place, share)}
+
+    def number(self, letter: str, number: str) -> str:
+        n = int(number or 1) + self.offset[letter]
+        return f"{letter}{n if n > 1 else ''}"
+
+    def reference(self, ref: str) -> str:
+        m = _REFERENCE.match(ref)
+        return ref if m is None else self.number(m[1], m[2]) + (m[3] or "")
+
+    def within(self, letter: str, value: float) -> float:
+        """Return where a place of the figure's own paper lies on the whole paper."""
+        start, share = self.part[letter]
+        return start + value * share
+
+    def trace(self, trace: Spec) -> Spec:
+        axes = {f"{letter}axis": self.reference(trace.get(f"{letter}axis", letter)) for letter in "xy"}
+        hidden = {"showlegend": False} if self.index else {}
+        return trace | axes | hidden | {"legendgroup": str(trace.get("legendgroup", trace.get("name", "")))}
+
+    def axes(self, layout: Spec) -> Spec:
+        out: Spec = {}
+        for letter, other in ("xy", "yx"):
+            for key in _axes({"layout": layout}, letter):
+                axis, number = dict(layout.get(key, {})), key[5:]
+                axis["domain"] = [self.within(letter, v) for v in axis.get("domain", (0.0, 1.0))]
+                axis["anchor"] = self.reference(axis.get("anchor", other + number))
+                if "matches" in axis:
+                    axis["matches"] = self.reference(axis["matches"])
+                out[self.number(letter, number).replace(letter, f"{letter}axis", 1)] = axis | self._range(key)
+        return out
+
+    def _range(self, key: str) -> Spec:
+        """Return the union of an axis' ranges over all figures, in the direction of the first."""
+        ranges = [r for s in self.specs if (r := s["layout"].get(key, {}).get("range"))]
+        if not ranges:
+            return {}
+        low, high = min(min(r) for r in ranges), max(max(r) for r in ranges)
+        return {"range": [high, low] if ranges[0][0] > ranges[0][1] else [low, high]}
+
+    def mark(self, mark: Spec, xs: tuple[str, ...], ys: tuple[str, ...]) -> Spec:
+        """Return a shape or annotation with its new references; what was placed on the paper moves into the cell."""
+        out: Spec = {}
+        for letter, keys in (("x", xs), ("y", ys)):
+            reference = mark.get(f"{letter}ref", letter)
+            out[f"{letter}ref"] = self.reference(reference)
+            if reference == "paper":
+                out |= {k: self.within(letter, mark[k]) for k in keys if k in mark}
+        return mark | out
+
+    def heading(self, label: str, theme: str, headroom: int) -> Spec:
+        return {
+            "text": f"<b>{escape(label)}</b>", "xref": "paper", "yref": "paper", "x": self.within("x", 0), "y": self.within("y", 1),
+            "xanchor": "left", "yanchor": "bottom", "yshift": headroom, "showarrow": False,
+            "font": {"size": 14, "color": house.design(theme).text},
+        }  # fmt: skip
