@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -62,14 +61,6 @@ def interleaved(works: dict[str, Callable[[], Any]], *, repeats: int = 5, warmup
             if turn >= warmup:
                 times[name].append(once)
     return {name: summarize(values) for name, values in times.items()}
-
-
-@cache
-def memory_bandwidth() -> float:
-    """Return the bytes/s this machine reads from memory (best of 5 sums over 256 MB with all threads Numba uses)."""
-    from workbench.kernels.bandwidth import read_bandwidth
-
-    return read_bandwidth()
 
 
 def linear_cost(model: Any) -> tuple[int, int]:

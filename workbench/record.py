@@ -367,11 +367,14 @@ def _plain_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_objects(data: xr.Dataset) -> xr.Dataset:
-    """Give text arrays one dtype whatever the reader made of them, so that a round trip is exact."""
-    texts = [name for name, variable in data.variables.items() if variable.dtype.kind in "UT"]
-    for variable in data.variables.values():
-        variable.encoding.clear()
-    return data.assign({name: data[name].astype(object) for name in texts})
+    """Give text arrays one dtype whatever the reader made of them, so that a round trip is exact.
+
+    The Dataset is built anew: an index variable keeps its old dtype under `assign`.
+    """
+    import xarray as xr
+
+    arrays = {n: v.values.astype(object) if v.dtype.kind in "UT" else v.values for n, v in data.variables.items()}
+    return xr.Dataset({n: (data.variables[n].dims, a, data.variables[n].attrs) for n, a in arrays.items()}, attrs=data.attrs)
 
 
 def _as_texts(data: xr.Dataset) -> xr.Dataset:

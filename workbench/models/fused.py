@@ -19,9 +19,13 @@ from numba import njit
 from numba.extending import overload
 from workbench.kernels.tree_attention.cpu import attend
 
+from workbench.kernels import note
 from workbench.kernels.int8_matmul.cpu import int8
 from workbench.kernels.skinny_matmul.cpu import skinny
+from workbench.models.pace import Pace
 from workbench.models.session import depths
+
+PACE = Pace()
 
 #: Prompts longer than this are read by the model's own forward pass: with many rows BLAS is faster.
 PREFILL_ROWS = 24
@@ -269,6 +273,9 @@ class FusedSession:
     def forward(self, token_ids: Any, parents: Any, last_only: bool = False) -> np.ndarray:
         ids = np.asarray(token_ids, dtype=np.int64)
         first = len(self._parents)
+        int8_weights = self.weights.matrices["qkv"].dtype == np.int8
+        for name in ("int8_matmul" if int8_weights else "skinny_matmul", "tree_attention"):
+            note(name, "cpu", "inside the fused decoder step")
         self._parents = np.concatenate([self._parents, np.asarray(parents, dtype=np.int64)])
         self._reserve(len(self._parents))
         if len(ids) > PREFILL_ROWS and first == 0 and self.length == 0 and last_only:
@@ -281,10 +288,11 @@ class FusedSession:
         cos, sin = ((f(angle) * w.rope_scale).astype(np.float32) for f in (np.cos, np.sin))
         hidden = np.empty((len(ids), w.embedding.shape[1]), np.float32)
         logits = np.empty((1 if last_only else len(ids), self.vocab_size), np.float32)
-        _step(
-            w.embedding[ids], cos, sin, self.prefix.keys, self.prefix.values, self.length, self._keys, self._values,
-            first, self._parents, *w.arguments(), last_only, hidden, logits,
-        )  # fmt: skip
+        with PACE.call(w.name, len(ids)):
+            _step(
+                w.embedding[ids], cos, sin, self.prefix.keys, self.prefix.values, self.length, self._keys, self._values,
+                first, self._parents, *w.arguments(), last_only, hidden, logits,
+            )  # fmt: skip
         self.hidden = hidden if first == 0 else np.concatenate([self.hidden, hidden])
         return logits
 

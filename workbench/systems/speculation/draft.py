@@ -57,8 +57,9 @@ class Drawer:
     def laws(self, view: DraftView, tree: TokenTree, nodes: Sequence[int]) -> np.ndarray:
         """Return log q (n, V) of these nodes and remember q in the tree."""
         logits = view.logits(tree, nodes)
-        probs = view.law(logits)
-        probs = np.where(np.isneginf(logits.max(-1, keepdims=True)), 0, probs)  # a draft with nothing to say
+        silent = np.isneginf(logits.max(-1, keepdims=True))  # a draft with nothing to say proposes nothing
+        probs = view.law(np.where(silent, 0, logits) if silent.any() else logits)
+        probs = np.where(silent, 0, probs) if silent.any() else probs
         tree.draft_probs |= dict(zip(nodes, probs))
         with np.errstate(divide="ignore"):
             return np.log(probs)

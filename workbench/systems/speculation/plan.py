@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import InputError, expected
-from workbench.meters import measure
+from workbench.meters import linear_cost, measure
 from workbench.models.session import Session, chain_parents
 from workbench.system import device_name, versions
 from workbench.tape import Tape
@@ -198,14 +198,22 @@ def write_latency(system: RSD, tape: Tape) -> None:
         y_low=[np.nan] * (2 * len(ROWS)),
         y_high=[np.nan] * (2 * len(ROWS)),
     )
-    weights = getattr(session, "weights", None)
-    size = weights.bytes_per_step if weights is not None else 0
-    own = getattr(draft, "weights", None)
+    size = weight_bytes(session)
     tape.describe(
         "curve/latency", x_label="rows verified in one target call", y_label="ms", draft_ms=draft_ms, target_ms=ideal,
-        target_bytes=float(size), draft_bytes=float(own.bytes_per_step if own is not None else 0),
+        target_bytes=float(size), draft_bytes=float(weight_bytes(draft)),
         target_flops_per_row=float(size / 2),  # 2 FLOPs for each fp32 weight of 4 bytes
     )  # fmt: skip
+
+
+def weight_bytes(session: Session | None) -> int:
+    """Return the bytes of weights that one step of a session reads; 0 for a draft without a model (prompt lookup)."""
+    inner = getattr(session, "draft", session)
+    stacked = getattr(inner, "weights", None)
+    if stacked is not None:
+        return int(getattr(stacked, "bytes_per_step", 0))
+    module = getattr(inner, "model", None)
+    return linear_cost(module)[0] if module is not None else 0
 
 
 def draft_call_ms(target: Session, draft: Session, prompt: Sequence[int]) -> float:
