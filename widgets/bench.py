@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import panel as pn
@@ -33,6 +34,15 @@ PARTIAL_EVERY_S = 0.2
 PARTIAL_SHARE = 0.1  # drawing partial pictures may take this share of a run's time
 
 
+@dataclass(frozen=True)
+class Run:
+    """A finished run of this page: its number, its record, and the knob values that made it."""
+
+    number: int
+    record: Record
+    knobs: dict[str, Any]
+
+
 class Bench(pn.viewable.Viewer):
     """The live page of a system: displays itself in JupyterLab, `.servable()` under `panel serve`.
 
@@ -52,12 +62,12 @@ class Bench(pn.viewable.Viewer):
         _load_extension()
         self.system = system
         self.record: Record | None = None
-        self.history: list[tuple[Record, dict[str, Any]]] = []
+        self.history: list[Run] = []
+        self._number = 0  # of the run on show; 0 is the recorded one
         self._id = uuid.uuid4().hex[:8]
         self._lock = threading.RLock()
         self._job: worker.Job | None = None
         self._ran_with: dict[str, Any] = {}
-        self._rerun_helps = True
         self._public = served()
         self._doc = pn.state.curdoc
         self._build()
@@ -113,8 +123,8 @@ class Bench(pn.viewable.Viewer):
             self.theme = other["theme"]
         self.header.param.update(ask_theme=self._public and "theme" not in other, theme=self.theme)
         if kept is not None:
-            self._show(kept, "recorded")
             self._ran_with = {n: v for n, v in kept.knobs.items() if n in self.system.knob_names()}
+            self._show(self.system.rederive(kept), "recorded")
             self.stage.mark_live(set(self.system.derive(kept)))
             self._go_to(_whole(other.get("step")))
         else:
@@ -179,11 +189,19 @@ class Bench(pn.viewable.Viewer):
         before = self.system.values()
         self._set(message["values"])
         self._refresh_controls()
-        if self.system.values() == before and not self._estimated():
+        if self.system.values() == before and not self._needs_run():
             return
         self._rederive()
-        if self._needs_run() or self._estimated():
+        self._follow_estimate(message["values"])
+        if self._needs_run():
             self._start()
+
+    def _follow_estimate(self, moved: dict[str, Any]) -> None:
+        """Where a replayed live knob left numbers that are only estimated, set the run knob that makes the same run truly."""
+        partners = getattr(self.system, "follows", {})
+        if self._estimated() and any(name in partners for name in moved):
+            self.system.set(**{partners[name]: getattr(self.system, name) for name in moved if name in partners})
+            self._refresh_controls()
 
     def _on_preset(self, message: dict[str, Any]) -> None:
         self.system.set(**type(self.system).presets[str(message["name"])])
@@ -213,28 +231,30 @@ class Bench(pn.viewable.Viewer):
         self.stage.draw_stale(self._options())
 
     def _on_click(self, message: dict[str, Any]) -> None:
-        """Follow a click: on the plane to that run, on a mark that names a step to that step, else select the mark."""
-        custom = message.get("custom")
-        named = custom if isinstance(custom, dict) else {}
-        if message["place"] == "plane":
-            self._bring_back(named.get("run", custom))
-        elif "step" in named:
-            self._go_to(int(named["step"]))
-        elif custom is not None:
-            self.selected = named.get("node", custom)
-            self.stage.option_changed("selected", self._options())
-
-    def _bring_back(self, index: Any) -> None:
-        if isinstance(index, list):
-            index = index[0] if index else None
-        if not isinstance(index, (int, float)) or not 0 <= int(index) < len(self.history):
+        """Follow a click: on the plane to that run; elsewhere the mark is selected, or its step is shown."""
+        mark, place = message.get("custom"), message["place"]
+        mark = mark[0] if isinstance(mark, list) and mark else mark
+        if not isinstance(mark, (int, float)):
             return
-        record, knobs = self.history[int(index)]
+        view = self.stage.slots[place].view
+        if place == "plane":
+            self._bring_back(int(mark))
+        elif view is not None and "selected" in view.options():
+            self.selected = int(mark)
+            self.stage.option_changed("selected", self._options())
+        elif view is not None and "step" in view.options():
+            self._go_to(int(mark))
+
+    def _bring_back(self, index: int) -> None:
+        others = [run for run in self.history if run.number != self._number]
+        if not 0 <= index < len(others):
+            return
         self.cancel()
-        self.system.set(**knobs)
-        self._ran_with = knobs
+        run = others[index]
+        self.system.set(**run.knobs)
+        self._ran_with, self._number = self.system.values(), run.number
         self._refresh_controls()
-        self._show(record, "measured", f"run {int(index) + 1} of {len(self.history)}")
+        self._show(run.record, "measured", f"run {run.number} of this page")
 
     def _go_to(self, step: int) -> None:
         count = self.stage.steps()
@@ -246,7 +266,7 @@ class Bench(pn.viewable.Viewer):
     # ---- drawing -----------------------------------------------------------------------------------------------------
 
     def _options(self) -> dict[str, Any]:
-        others = [r for r, _ in self.history if r is not self.record]
+        others = [(f"run {run.number}", run.record) for run in self.history if run.number != self._number]
         return {"theme": self.theme, "step": self.step, "selected": self.selected, "others": others}
 
     def _show(self, record: Record, state: str, detail: str = "") -> None:
@@ -295,8 +315,8 @@ class Bench(pn.viewable.Viewer):
         return any(now[n] != self._ran_with.get(n, now[n]) for n, info in self.system.knobs().items() if not info.live)
 
     def _estimated(self) -> bool:
-        """Return whether a number on show is a replay's estimate that a true run would replace."""
-        if self.record is None or not self._rerun_helps or "meters" not in self.record:
+        """Return whether a number on show is a replay's estimate."""
+        if self.record is None or "meters" not in self.record:
             return False
         return bool((self.record["meters"]["provenance"].values == "estimated").any())
 
@@ -339,10 +359,10 @@ class Bench(pn.viewable.Viewer):
             self._stopped(state, job.error)
 
     def _keep(self, record: Record, knobs: dict[str, Any]) -> None:
-        self.history = [*self.history, (record, knobs)][-MAX_HISTORY:]
+        self._number = 1 + max([0, *(run.number for run in self.history)])
+        self.history = [*self.history, Run(self._number, record, knobs)][-MAX_HISTORY:]
         self.stage.mark_live(set(self.system.derive(record)))
         self._show(record, "measured")
-        self._rerun_helps = not self._estimated()
         if any(self.system.values()[n] != v for n, v in self._ran_with.items() if self.system.knobs()[n].live):
             self._rederive()  # a live knob moved while the run went on
 

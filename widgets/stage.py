@@ -19,15 +19,25 @@ PAIR = 2  # further views on show at once; the rest wait behind tabs
 
 
 def changed_groups(old: Record | None, new: Record) -> set[str]:
-    """Return the groups of `new` whose arrays are not the very arrays of `old`.
+    """Return the groups of `new` whose arrays differ from those of `old`.
 
-    A live knob keeps the recorded arrays and replaces the derived ones, so identity is the whole comparison: no array is read.
+    A live knob keeps the recorded arrays, so that most comparisons end at "the very same array".
     """
-    return {g for g in new.groups if old is None or g not in old or _arrays(new, g) != _arrays(old, g)}
+    return {g for g in new.groups if old is None or not _same(_arrays(old, g), _arrays(new, g))}
 
 
-def _arrays(record: Record, group: str) -> dict[str, int]:
-    return {str(name): id(variable.values) for name, variable in record.tree[group].variables.items()}
+def _arrays(record: Record, group: str) -> dict[str, np.ndarray]:
+    return {str(n): v.values for n, v in record.tree[group].variables.items()} if group in record else {}
+
+
+def _same(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> bool:
+    return old.keys() == new.keys() and all(old[n] is a or _equal(old[n], a) for n, a in new.items())
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return bool(np.array_equal(one, other, equal_nan=one.dtype.kind == "f"))
 
 
 def options_of(view: View, available: dict[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def _reach(record: Record, *, theme: str = "light", title: str = "", step: int =
     data = [
         {"type": "scatter", "x": x, "y": law, "name": "normal law", "line": {"color": d.line("target"), "dash": "dot"}},
         {"type": "scatter", "x": x, "y": y, "name": "walkers", "mode": "lines+markers", "line": {"color": d.line("accepted")},
-         "customdata": [{"step": int(s)} for s in x]},
+         "customdata": [int(s) for s in x]},
     ]  # fmt: skip
     at = {"type": "line", "x0": step, "x1": step, "y0": 0, "y1": 1, "line": {"color": d.line("selected")}}
     axes = {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": "share beyond"}, "range": [0, 1]}}
@@ -122,7 +122,7 @@ def _view(name: str, group: str, question: str, draw: Any, **options: Any) -> Vi
 
 
 def _plane(record: Record, *, theme: str = "light", title: str = "", others: Any = ()) -> dict[str, Any]:
-    runs = [*others, record]
+    runs = [*(r for _, r in others), record]
     points = [[r.meter(m)["value"] for r in runs] for m in ("steps_per_second", "far_share")]
     dots = {"type": "scatter", "mode": "markers", "x": points[0], "y": points[1], "customdata": list(range(len(runs)))}
     return house.picture([dots], {"height": 240}, theme=theme, title=title, revision="plane")

@@ -19,8 +19,8 @@ export function render({ model }) {
   const slider = element("input", { type: "range", min: 0, step: 1, "aria-label": "step", oninput: () => go(+slider.value) })
   const label = element("span", { class: "where", "aria-live": "polite" })
   const root = element("div", { class: "steps", tabindex: 0, role: "group", "aria-label": "steps of the run" },
-    button("⏮", "first step (Home)", () => go(0)), button("◀", "one step back (left arrow)", () => go(shown - 1)), play,
-    button("▶❙", "one step on (right arrow)", () => go(shown + 1)), button("⏭", "last step (End)", () => go(model.count - 1)), slider, label)
+    button("|◂", "first step (Home)", () => go(0)), button("◂", "one step back (left arrow)", () => go(shown - 1)), play,
+    button("▸", "one step on (right arrow)", () => go(shown + 1)), button("▸|", "last step (End)", () => go(model.count - 1)), slider, label)
 
   let shown = model.step
   function show() {
