@@ -56,8 +56,8 @@ gpu-bench: $(INSTALLED) ## the kernels against the GPU's own roofline
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,cuda]'
 	$(RUN) benchmarks/kernels.py --gpu
 
-binder-proof: ## the steps of binder/ in a fresh environment under 2 GB of memory
-	$(PYTHON) scripts/binder_proof.py
+binder-proof: $(INSTALLED) chromium ## the steps of binder/ in a fresh environment under 2 GB of memory
+	$(RUN) scripts/binder_proof.py
 
 clean: ## remove the environment and caches of the checkout (not the models)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

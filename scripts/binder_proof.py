@@ -1,6 +1,6 @@
 """Run the steps of binder/ in a fresh environment and home, with the memory of all processes held to two gigabytes.
 
-    python3.11 scripts/binder_proof.py [--keep FOLDER]
+    make binder-proof, or: python scripts/binder_proof.py [--keep FOLDER]   (in an environment that has playwright)
 
 Clones the last commit, installs binder/requirements.txt, then inside the limit: postBuild, the server through binder/start,
 the start notebook executed from top to bottom, and the live page in a browser (the browser itself is outside the limit).
@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 LIMIT = 2 << 30
@@ -97,8 +99,13 @@ class Limit:
         return total
 
     def close(self) -> None:
-        if self.enforced:
-            self.group.rmdir()
+        """End what is left inside, and remove the group."""
+        if not self.enforced:
+            return
+        for pid in (self.group / "cgroup.procs").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+        time.sleep(1)
+        self.group.rmdir()
 
 
 def main() -> int:
@@ -127,15 +134,19 @@ def prove(room: Path) -> int:
     where = {"cwd": str(clone), "env": env}
     server = None
     try:
-        step("postBuild", limit, lambda: done(limit.start([str(clone / "binder/postBuild")], **where)))
+        step("postBuild", limit, lambda: succeeded(limit.start([str(clone / "binder/postBuild")], **where)))
         root = ["--allow-root"] if os.geteuid() == 0 else []
         lab = ["jupyter", "lab", "--no-browser", f"--port={PORT}", f"--IdentityProvider.token={TOKEN}", *root]
         with (room / "server.log").open("w") as log:
             server = limit.start([str(clone / "binder/start"), *lab], stdout=log, stderr=log, **where)
         step("JupyterLab answers", limit, lambda: answers(LAB))
-        step("live page drawn", limit, lambda: look(room, env))
-        step("start notebook", limit, lambda: done(limit.start([str(clone / "binder/start"), "python", "-c", EXECUTE], **where)))
-        step("live page still drawn", limit, lambda: look(room, env))
+        step("live page drawn", limit, look)
+        step(
+            "start notebook",
+            limit,
+            lambda: succeeded(limit.start([str(clone / "binder/start"), "python", "-c", EXECUTE], **where)),
+        )
+        step("live page still drawn", limit, look)
     finally:
         stop(server)
         peak, killed = limit.peak(), limit.failures()
@@ -157,13 +168,14 @@ def install(room: Path, clone: Path, env: dict[str, str]) -> None:
     print(f"installed in {time.time() - start:.0f} s", flush=True)
 
 
-def step(name: str, limit: Limit, work: object) -> None:
+def step(name: str, limit: Limit, work: Callable[[], None]) -> None:
+    """Do one step and print its seconds and the memory in use after it."""
     start = time.time()
-    work()  # type: ignore[operator]
+    work()
     print(f"{name}: {time.time() - start:.0f} s, {limit.anonymous() / 2**30:.2f} GiB in use", flush=True)
 
 
-def done(process: subprocess.Popen[str]) -> None:
+def succeeded(process: subprocess.Popen[str]) -> None:
     code = process.wait(timeout=900)
     if code:
         raise SystemExit(f"{process.args} ended with {code}")
@@ -180,29 +192,22 @@ def answers(url: str) -> None:
     raise SystemExit(f"{url} does not answer")
 
 
-def look(room: Path, env: dict[str, str]) -> None:
+def look() -> None:
     """Open the live page in Chromium (outside the limit) and wait for a picture."""
-    code = f"""
-from playwright.sync_api import sync_playwright
-with sync_playwright() as p:
-    page = p.chromium.launch(executable_path={shutil.which("chromium")!r}, args=["--no-sandbox"]).new_page()
-    page.goto({PAGE!r}, timeout=120000); page.wait_for_function({PICTURE!r}, timeout=120000)
-"""
-    subprocess.run(
-        [sys.executable if _has_playwright() else str(Path(__file__).parent.parent / ".venv/bin/python"), "-c", code], check=True
-    )
+    from playwright.sync_api import sync_playwright
 
-
-def _has_playwright() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("playwright") is not None
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(PAGE, timeout=120_000)
+        page.wait_for_function(PICTURE, timeout=120_000)
+        browser.close()
 
 
 def stop(server: subprocess.Popen[str] | None) -> None:
     """End the server and what it started."""
     if server is not None:
-        os.killpg(server.pid, 15)
+        os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=30)
         time.sleep(2)
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from workbench import terminal
 from workbench.errors import Cancelled, InputError, KindError, StorageError, UnknownNameError, WorkbenchError, expected, unknown
 
 if TYPE_CHECKING:
@@ -95,10 +96,10 @@ def list_systems(as_json: Json = False) -> None:
     if as_json:
         _print_json(rows)
         return
-    table = _table("name", "year", "title", "family", "status")
+    shown = terminal.table("name", "year", "title", "family", "status")
     for row in rows:
-        table.add_row(*(str(row[c]) for c in ("name", "year", "title", "family", "status")))
-    _show(table)
+        shown.add_row(*(str(row[c]) for c in ("name", "year", "title", "family", "status")))
+    terminal.console().print(shown)
 
 
 @app.command(context_settings=_KNOBS, add_help_option=False)
@@ -115,7 +116,7 @@ def run(
     if help_ or not name:
         print(context.get_help())
         if name:
-            _show(_knob_table(systems.get(name)))
+            terminal.console().print(_knob_table(systems.get(name)))
         if not help_:
             raise InputError(expected("NAME", "the key of a system", "nothing", then="List them with `workbench list`"))
         return
@@ -130,7 +131,7 @@ def run(
     if as_json:
         _print_json(summary(record))
     else:
-        _show(_meter_table(record))
+        terminal.console().print(_meter_table(record))
 
 
 @app.command()
@@ -180,7 +181,7 @@ def models_command(
     else:
         from workbench.doctor import model_table
 
-        _show(model_table())
+        terminal.console().print(model_table())
 
 
 @app.command(context_settings=_KNOBS)
@@ -308,35 +309,20 @@ def _stdout_to_stderr() -> Iterator[None]:
         yield
 
 
-def _table(*columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _show(table: Table) -> None:
-    from rich.console import Console
-
-    Console(highlight=False, markup=False).print(table)  # a value may hold [brackets]
-
-
 def _meter_table(record: Record) -> Table:
-    table = _table("meter", "value", "unit", "baseline", "provenance")
+    shown = terminal.table("meter", "value", "unit", "baseline", "provenance")
     for row in summary(record)["meters"].values():
         baseline = "" if row["baseline"] is None else f"{row['baseline']:.4g} {row['baseline_name']}"
         value = "unknown" if row["value"] is None else f"{row['value']:.4g}"
-        table.add_row(row["meter"], value, row["unit"], baseline, row["provenance"])
-    return table
+        shown.add_row(row["meter"], value, row["unit"], baseline, row["provenance"])
+    return shown
 
 
 def _knob_table(cls: type[System]) -> Table:
-    table = _table("knob", "default", "takes", "meaning")
+    shown = terminal.table("knob", "default", "takes", "meaning")
     for name, info in cls.knobs().items():
         takes = "|".join(map(str, info.choices)) if info.choices else ""
         if info.bounds:
             takes = f"{info.bounds[0]}..{info.bounds[1]} {info.unit}".strip()
-        table.add_row(f"--{name.replace('_', '-')}", str(info.default), takes, info.doc)
-    return table
+        shown.add_row(f"--{name.replace('_', '-')}", "auto" if info.default is None else str(info.default), takes, info.doc)
+    return shown

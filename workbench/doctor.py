@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from workbench import terminal
 from workbench.system import device_name
 
 if TYPE_CHECKING:
@@ -61,10 +63,10 @@ def gpu() -> str:
 
 def report() -> dict[str, dict[str, Any]]:
     """Return every finding by section; the section `advice` is empty where nothing needs mending."""
-    import torch  # noqa: F401  (the pools are those that a run meets: torch's included)
-
     from workbench import kernels, models, threads
 
+    threads.prepare()
+    importlib.import_module("torch")  # the pools are those that a run meets, torch's included, loaded in a run's order
     pools = threads.report()
     advice = list(pools.pop("advice"))
     entries = models.available()
@@ -78,27 +80,26 @@ def report() -> dict[str, dict[str, Any]]:
         "threads": pools,
         "models": {entry.name: f"{entry.status}; {entry.kind}, {entry.size_mb:.0f} MB" for entry in entries},
         "models lie in": {"folder": str(models.cache_folder())},
-        "kernels": {row["name"]: _kernel(row) for row in kernels.report()},
+        "kernels": _kernels(kernels.report()),
         "browser": {"chromium": browser() or "none found"},
-        "advice": dict(enumerate(advice, start=1)),
+        "advice": {str(i): sentence for i, sentence in enumerate(advice, start=1)},
     }
 
 
-def _kernel(row: dict[str, str]) -> str:
-    why = f" ({row['why']})" if row["why"] else ""
-    return f"{row['host']} for arrays in memory, {row['gpu']} for arrays on a GPU{why}"
+def _kernels(rows: list[dict[str, str]]) -> dict[str, str]:
+    found = {row["name"]: f"{row['host']} for arrays in memory, {row['gpu']} for arrays on a GPU" for row in rows}
+    reasons = dict.fromkeys(row["why"] for row in rows if row["why"])
+    return found | ({"why": "; ".join(reasons)} if reasons else {})
 
 
 def show() -> None:
     """Print the report."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
+    console = terminal.console()
     for section, findings in report().items():
         if not findings:
             continue
         console.print(f"\n{section}", style="bold")
-        table = _plain_table()
+        table = terminal.table()
         for name, value in findings.items():
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             table.add_row(f"  {name}", shown or "not installed")
@@ -109,16 +110,7 @@ def model_table() -> Table:
     """Return the models that can be loaded by name, ready or not, as a table."""
     from workbench import models
 
-    table = _plain_table("name", "what", "MB", "status")
+    table = terminal.table("name", "what", "MB", "status")
     for entry in models.available():
         table.add_row(entry.name, entry.kind, f"{entry.size_mb:.0f}", entry.status)
-    return table
-
-
-def _plain_table(*columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, show_header=bool(columns))
-    for column in columns or ("", ""):
-        table.add_column(column, overflow="fold")
     return table
