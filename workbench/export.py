@@ -159,6 +159,11 @@ def steps_of(record: Record, view: views.View) -> list[int]:
     return [int(s) for s in found if s >= 0]
 
 
+def _frames_of(record: Record, view: views.View) -> list[int | None]:
+    """Return the steps to draw; [None] for a view that has none."""
+    return [*steps_of(record, view)] or [None]
+
+
 class Pool:
     """JSON of things that recur, each stored once."""
 
@@ -206,7 +211,7 @@ def _frame(pool: Pool, record: Record, view: views.View, step: int | None, desig
 
 def _estimate(record: Record, view: views.View) -> int:
     """Return about how many bytes a view takes, from a few of its steps: what they share plus what each adds."""
-    steps: list[int | None] = [*steps_of(record, view)] or [None]
+    steps = _frames_of(record, view)
     picks = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, SAMPLED_STEPS).astype(int))]
     pool, sizes = Pool(), []
     for step in picks:
@@ -236,13 +241,14 @@ def _refuse_large(sizes: dict[str, int], script: int) -> None:
 
 def _page(record: Record, shown: list[views.View], script: str) -> Iterator[str]:
     """Yield the page in parts."""
-    pool, pictures = Pool(), {}
+    pool = Pool()
+    pictures: dict[str, dict[str, Any]] = {}
     for view in shown:
-        steps = steps_of(record, view)
+        steps = _frames_of(record, view)
         pictures[view.name] = {
-            "steps": steps,
-            "frames": {d: [_frame(pool, record, view, s, d) for s in (steps or [None])] for d in theme.DESIGNS},
-            "captions": [_quiet(view.describe, record, s) for s in (steps or [None])],
+            "steps": steps_of(record, view),
+            "frames": {d: [_frame(pool, record, view, s, d) for s in steps] for d in theme.DESIGNS},
+            "captions": [_quiet(view.describe, record, s) for s in steps],
         }
     every = sorted({s for p in pictures.values() for s in p["steps"]})
     head, foot = (_PARTS / "export.html").read_text(encoding="utf-8").split("<!-- PICTURES -->")

@@ -66,7 +66,9 @@ class Frame:
         self.letters = max(3, int((0.74 * self.pixels - LARGEST / 2 - 6) / (FONT * 0.6)))
 
     def state(self, p: Place) -> str:
-        return WRITTEN if p.node == FINAL else self.tree.state[p.node]
+        if p.node == FINAL:
+            return TRIMMED if self.tree.cut else WRITTEN
+        return self.tree.state[p.node]
 
     def label(self, p: Place) -> str:
         """Return the label of a mark as plain text."""
@@ -197,7 +199,7 @@ def _nodes(frame: Frame, d: house.Design) -> Spec:
 
 def _rings(frame: Frame, d: house.Design, selected: int | None) -> list[Spec]:
     """Return the outer border of the written token, and the reader's ring."""
-    rings = [(p, "chosen", 7.0, 2.0) for p in frame.places if p.node == FINAL]
+    rings = [(p, "chosen", 7.0, 2.0) for p in frame.places if frame.state(p) == WRITTEN]
     rings += [(p, "selected", 11.0, 3.0) for p in frame.places if p.node == selected and not p.is_fold]
     return [
         {
@@ -279,20 +281,27 @@ def _hover(frame: Frame, p: Place) -> str:
 
 
 def caption(record: Record, *, step: int = 0) -> str:
-    """Return what this step shows, in one sentence."""
+    """Return what this step shows, in one sentence (two where something is folded or trimmed)."""
     tree = step_tree(record, step)
-    places, _ = place(tree)
-    drafted, accepted = len(tree) - 1, tree.count(ACCEPTED)
-    words = (
-        "Nothing is drafted; the target writes" if not drafted else f"{accepted} of {plural(drafted, 'drafted token')} survive"
-    )
-    if drafted and accepted == 1:
-        words = f"1 of {plural(drafted, 'drafted token')} survives"
+    drafted, accepted = len(tree) - 1, int(tree.accepted.sum()) - 1
+    words = f"{accepted} of {plural(drafted, 'drafted token')} survive{'s' if accepted == 1 else ''}"
+    if not drafted:
+        words = "Nothing is drafted"
     if tree.final_source:
         how = {"residual": " from what the rejections left", "bonus": " as a bonus"}.get(tree.final_source, "")
-        words += f"{'; the target adds' if drafted else ''} {house.quoted(tree.final_piece)}{how}"
-    folded = sum(p.folded for p in places)
-    return f"Step {step}: {words}." + (f" {folded} nodes that were never tried are folded into “+n”." if folded else "")
+        words += f"; the target adds {house.quoted(tree.final_piece)}{how}"
+    folded = sum(p.folded for p in place(tree)[0])
+    more = f" {folded} nodes that were never tried are folded into “+n”." if folded else ""
+    return f"Step {step}: {words}.{more}{_trim_words(tree)}"
+
+
+def _trim_words(tree: StepTree) -> str:
+    trimmed = tree.count(TRIMMED)
+    if not trimmed:
+        return ""
+    lost = int(tree.accepted.sum()) - 1 - tree.count(ACCEPTED)
+    loss = f", {lost} of them accepted in the run: from here on the replay is an estimate" if lost else ""
+    return f" {plural(trimmed, 'node is', 'nodes are')} trimmed away{loss}."
 
 
 def say(record: Record, *, step: int = 0) -> str:

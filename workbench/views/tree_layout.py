@@ -33,6 +33,7 @@ class StepTree:
     uniform: np.ndarray
     ratio: np.ndarray
     state: list[str]
+    accepted: np.ndarray  # in the run, also where the live knobs now trim the node away
     final_piece: str = ""
     final_source: str = ""
     children: dict[int, list[int]] = field(default_factory=dict)
@@ -42,8 +43,13 @@ class StepTree:
 
     @property
     def last(self) -> int:
-        """The last accepted node (0 = the root)."""
-        return max((n for n, s in enumerate(self.state) if s == ACCEPTED), default=0)
+        """The last node that the run accepted (0 = the root): the written token follows it."""
+        return int(np.flatnonzero(self.accepted)[-1]) if self.accepted.any() else 0
+
+    @property
+    def cut(self) -> bool:
+        """Whether the live knobs trim a node that the run accepted: what is written would then change."""
+        return self.state[self.last] == TRIMMED
 
     def count(self, state: str) -> int:
         """Return how many nodes are in a state."""
@@ -71,7 +77,18 @@ def step_tree(record: Record, step: int) -> StepTree:
     uniform, ratio = (optional(record, "tree", name, np.nan)[rows] for name in ("uniform", "ratio"))
     state = [_state(*flags) for flags in zip(parent, kept, visited, accepted)]
     tree = StepTree(
-        step, parent, depth, rank, token_id, [str(p) for p in piece], np.exp(draft), np.exp(target), uniform, ratio, state
+        step,
+        parent,
+        depth,
+        rank,
+        token_id,
+        [str(p) for p in piece],
+        np.exp(draft),
+        np.exp(target),
+        uniform,
+        ratio,
+        state,
+        accepted,
     )
     tree.final_piece, tree.final_source = final_token(record, step)
     for node in np.lexsort((rank, parent)):
