@@ -38,7 +38,7 @@ def philox4(c0, c1, c2, c3, k0, k1):
 
 @njit(nogil=True)
 def _log(x):
-    bits = bits_from_float(x)
+    bits = bits_from_float(x)  # type: ignore[call-arg, var-annotated]
     power = np.float32((bits >> np.int32(23)) - np.int32(126))
     part = float_from_bits((bits & np.int32(0x007FFFFF)) | np.int32(0x3F000000))
     if part < _ROOT:

@@ -73,19 +73,10 @@ class Spec:
         given = [value for name in self.arrays if (value := arguments[name]) is not None]
         chosen, why = self.choose(backend, *given)
         note(self.name, chosen, why)
-        target = _to_cupy if chosen == "cuda" else _to_numpy
-        ready = dict(arguments)
-        for name, kind in self.arrays.items():
-            if arguments[name] is not None:
-                ready[name] = target(self._typed(name, arguments[name], kind))
-        self.check(**ready)
-        body = self.body(chosen)
-        if chosen != "cpu":
-            return _like(given[0], body(**ready))
-        from workbench import threads
-
-        with threads.guard():
-            return _like(given[0], body(**ready))
+        with _place(chosen):
+            ready = arguments | self._ready(arguments, _to_cupy if chosen == "cuda" else _to_numpy)
+            self.check(**ready)
+            return _like(given[0], self.body(chosen)(**ready))
 
     def choose(self, backend: str, *arrays: Any) -> tuple[str, str]:
         """Return (backend, why) for these arrays. A fall-back warns once and says so in `why`.
@@ -118,6 +109,10 @@ class Spec:
         """Return the function of a backend; it takes numpy (or, for cuda, CuPy) arrays."""
         return import_module(f"workbench.kernels.{self.name}.{backend}").run
 
+    def _ready(self, arguments: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str, Any]:
+        kinds = [(name, kind) for name, kind in self.arrays.items() if arguments[name] is not None]
+        return {name: convert(self._typed(name, arguments[name], kind)) for name, kind in kinds}
+
     def _typed(self, name: str, array: Any, kind: str) -> Any:
         if not (isinstance(array, np.ndarray) or is_torch(array) or is_cupy(array)):
             raise KindError(expected(f"{self.name}: {name}", "a numpy, torch or CuPy array", type(array).__name__))
@@ -126,6 +121,12 @@ class Spec:
         if dtype not in legal:
             raise InputError(expected(f"{self.name}: {name}", " or ".join(legal), dtype, then=f"Convert it to {legal[0]} first"))
         return array
+
+
+def _place(backend: str) -> contextlib.AbstractContextManager[Any]:
+    if backend == "cuda":
+        return import_module("workbench.kernels.launch").stream()
+    return import_module("workbench.threads").guard() if backend == "cpu" else contextlib.nullcontext()
 
 
 def missing(backend: str) -> str:

@@ -69,7 +69,7 @@ def _slice(q, keys, asked, bins, key_edges, mass, total):
     length, width = q.shape
     query, scores = np.empty((ROWS, width), np.float32), np.empty((ROWS, keys.shape[1]), np.float32)
     columns = np.zeros(length, np.float32)
-    scale, current = np.float32(1.0 / np.sqrt(width)), -1
+    scale, current = np.float32(1.0 / np.sqrt(width)), np.int64(-1)
     for start in range(0, asked.size, ROWS):
         count = min(ROWS, asked.size - start)
         for i in range(ROWS):  # a short tile repeats its last row
@@ -103,9 +103,9 @@ def pool(q, turned, asked, bins, key_edges, mass, total):
     for s in range(SLICES + 1):  # equal work: a row costs its position, so slices end at square roots
         edges[s] = np.int64(np.sqrt(s / SLICES) * asked.size + 0.5)
     for task in prange(heads * SLICES):
-        h, s = np.int64(task) // SLICES, np.int64(task) % SLICES
-        rows, their_bins = asked[edges[s] : edges[s + 1]], bins[edges[s] : edges[s + 1]]
-        _slice(q[h], turned[h // group], rows, their_bins, key_edges, mass[h, s], total[h, s])
+        h, part = np.int64(task) // SLICES, np.int64(task) % SLICES
+        rows, their_bins = asked[edges[part] : edges[part + 1]], bins[edges[part] : edges[part + 1]]
+        _slice(q[h], turned[h // group], rows, their_bins, key_edges, mass[h, part], total[h, part])
 
 
 def run(q: np.ndarray, k: np.ndarray, query_bins: int, key_bins: int, probes: np.ndarray | None) -> AttentionMass:

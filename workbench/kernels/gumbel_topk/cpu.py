@@ -77,8 +77,8 @@ def draw(logits, temperature, k0, k1, ids, perturbed, logprobs):
         row, first = np.int64(task) // PARTS, np.int64(task) % PARTS * size
         last = min(vocabulary, first + size)
         counts[task], peaks[task], masses[task] = _part(logits, row, first, last, temperature, k0, k1, values[task], found[task])
-    for row in range(rows):
-        _merge(row, logits, temperature, values, found, counts, peaks, masses, ids, perturbed, logprobs)
+    for one in range(rows):
+        _merge(one, logits, temperature, values, found, counts, peaks, masses, ids, perturbed, logprobs)
 
 
 @njit(nogil=True)

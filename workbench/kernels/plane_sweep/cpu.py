@@ -88,6 +88,7 @@ def run(
     shape = (depths.size, *target.shape[1:])
     cost, valid = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
     if cost.size and 2 * border < min(shape[1:]):
-        last = [np.ascontiguousarray(image.transpose(1, 2, 0)) for image in (target, source)]
-        sweep(*last, *projection(intrinsics, rotation, translation), depths, border, cost, valid)
+        to, of = (np.ascontiguousarray(image.transpose(1, 2, 0)) for image in (target, source))
+        homography, shift = projection(intrinsics, rotation, translation)
+        sweep(to, of, homography, shift, depths, border, cost, valid)
     return PlaneSweep(cost, valid)

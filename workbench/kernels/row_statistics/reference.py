@@ -26,5 +26,5 @@ def run(logits: np.ndarray, top_k: int) -> RowStatistics:
         entropy[i] = -(probs[likely] * (row[likely] - total[i])).sum()
         p1[i], p2[i] = probs[order[0]], probs[order[1]] if row.size > 1 else 0.0
         top_probs[i] = probs[top_ids[i]]
-    floats = (part.astype(np.float32) for part in (p1, p2, entropy, total))
-    return RowStatistics(argmax, *floats, top_ids, top_probs.astype(np.float32))
+    p1, p2, entropy, total = (part.astype(np.float32) for part in (p1, p2, entropy, total))
+    return RowStatistics(argmax, p1, p2, entropy, total, top_ids, top_probs.astype(np.float32))
