@@ -198,7 +198,7 @@ def export(args: argparse.Namespace) -> None:
         "text": f"{shard_positions(args):,} positions that SmolLM2-135M wrote (or was prompted with), half at "
         f"temperature 0, half at {WARM}; prompts: plays, code, technical English, questions; held out by document",
         "training": f"{trainer.step} steps of {SEQUENCES} sequences, {trainer.seen:,} positions in all, "
-        f"{trainer.elapsed():.0f} s on one core; depths 1, 2, 3 rolled out from 0, 30, 65 % of the steps on",
+        f"{trainer.elapsed():.0f} s by the clock on one shared core; depths 1, 2, 3 rolled out from 0, 30, 65 % of the steps on",
         "parameters": f"{sum(p.numel() for p in layer.parameters()):,}, fp16; the head is {SUBSET} rows of the target's own",
         "cut head": f"holds {coverage[0]:.3f} of the tokens of held-out text",
         "held out, along the target's own text": report_agreement(layer, held, model.get_output_embeddings().weight.detach()),

@@ -174,7 +174,7 @@ def main() -> None:
             "text": f"standard library of Python {platform.python_version()}, {len(ids):,} tokens; {len(held):,} held out "
             "by module",
             "training": f"{trainer.step} steps, {trainer.seen:,} positions ({trainer.seen / len(ids):.1f} epochs), "
-            f"{trainer.elapsed():.0f} s on one core, bfloat16 products",
+            f"{trainer.elapsed():.0f} s by the clock on one shared core, bfloat16 products",
             "held-out loss": f"{loss:.4f} nats a token, {loss / np.log(2) / bytes_a_token:.3f} bits a byte",
             "draft against target, held out": f"same arg-max {same:.3f}; sum of min(p, q) at temperature 1 {overlap:.3f}",
             "context": f"{CONTEXT} tokens",

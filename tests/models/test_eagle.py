@@ -97,10 +97,10 @@ def test_tree_rows_equal_their_paths(weights, session):
 def test_rows_in_one_call_equal_rows_level_by_level(weights, session):
     draft = draft_for(session, weights, IDS)
     root = len(IDS) - 1
+    together = draft.forward([*IDS, 40, 41, 42], [*chain_parents(len(IDS)), root, root + 1, root + 1])
+    draft.keep([])
     draft.forward(IDS, chain_parents(len(IDS)))
     apart = [draft.forward([40], [root]), draft.forward([41, 42], [root + 1, root + 1])]
-    draft.keep([])
-    together = draft.forward([*IDS, 40, 41, 42], [*chain_parents(len(IDS)), root, root + 1, root + 1])
     np.testing.assert_allclose(together[-3:, ::2], np.concatenate(apart)[:, ::2], atol=1e-4)
 
 
@@ -115,6 +115,7 @@ def test_states_are_the_targets_after_acceptance(target, weights, session):
         draft.commit(range(len(path)), path, session)
         session.keep(range(len(path)))
         text += [*accepted, final]
+        assert draft.length == len(text) - len(accepted) - 1  # rows that read true states are not read again
     got = draft.forward(text[draft.length :], chain_parents(len(text) - draft.length), last_only=True)
     fresh_target = FusedSession(weights_of(target.model, "tiny"), 64)
     fresh = draft_for(fresh_target, weights, text)
@@ -130,6 +131,16 @@ def test_greedy_text_is_the_targets(target, weights, branching):
     assert decode(start, eagle.EagleSession(weights), IDS, 25, branching)[0] == plain
     both = FirstMatch(LookupSession(300, IDS), eagle.EagleSession(weights), 3)
     assert decode(start, both, IDS, 25, branching)[0] == plain
+
+
+def test_rewind_forgets_the_states_too(weights, session):
+    draft = draft_for(session, weights, IDS)
+    whole = draft.forward(IDS, chain_parents(len(IDS)), last_only=True)
+    session.rewind(0)
+    draft.rewind(0)
+    session.forward(IDS[:-1], chain_parents(len(IDS) - 1))
+    draft.commit(range(len(IDS) - 1), IDS[:-1], session)
+    np.testing.assert_array_equal(draft.forward(IDS, chain_parents(len(IDS)), last_only=True), whole)
 
 
 def test_rewind_goes_back_to_the_state_before(weights, session):

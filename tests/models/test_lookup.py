@@ -89,6 +89,7 @@ def test_first_match_keeps_both_drafts_in_step_with_the_target(llama, shortest, 
         draft = FirstMatch(LookupSession(300, ids), HFSession(behind), shortest)
         text, steps = decode(target, draft, ids, 30, branching)
         assert text == plain
+        assert draft.length >= len(ids) + 30 - 12  # the model behind the lookup does not read the text again and again
         if behind is llama and shortest == 10:
             assert steps <= 30 // (len(branching) + 1) + 3  # the draft is the target: nearly every draft is accepted
 
@@ -118,6 +119,21 @@ def test_the_other_draft_is_not_asked_where_lookup_matches(llama):
     assert Counted.calls == 1
     plain = HFSession(llama).forward([*ids, 1, 77], chain_parents(18), True)[0]
     np.testing.assert_allclose(got, plain, atol=1e-4)
+
+
+def test_lookup_sees_the_text_once_when_the_other_draft_is_behind(llama):
+    """The target has three tokens more than the other draft; the catch-up rows bring them, and they count once."""
+    target, other = HFSession(llama), HFSession(llama)
+    session = FirstMatch(LookupSession(300, [1]), other, shortest=2)
+    target.forward([1, 2, 9], chain_parents(3))
+    session.commit([0, 1, 2], [1, 2, 9], target)
+    assert session.length == 0
+    law = session.forward([1, 2, 9, 1], chain_parents(4), last_only=True)
+    assert np.isfinite(law).all()  # "9 1" has not occurred: the other draft speaks
+    assert np.isneginf(session.forward([2], [3])).sum() == 299  # "1 2" has: 9 follows
+    session.commit([3, 4], [1, 2], target)
+    assert session.length == 4
+    assert session.forward([2, 9], chain_parents(2), last_only=True).argmax() == 1
 
 
 def test_keep_commits_the_path(llama):
