@@ -8,13 +8,13 @@ import numpy as np
 
 from workbench import theme as house
 from workbench.views import View
-from workbench.views.common import Curves, Spec, error_bars, has, revision, table
+from workbench.views.common import Curves, Spec, error_bars, has, plural, revision, table
 
 if TYPE_CHECKING:
     from workbench.record import Record
 
 GROUP = "curve/latency"
-#: The knee is the last row count whose measured time stays within this factor of one row.
+#: The knee is the largest measured row count whose time stays within this factor of one row.
 NEARLY_FREE = 1.6
 
 
@@ -27,8 +27,8 @@ class Profile:
         x, y, low, high = self.curves[self.name]
         order = np.argsort(x)
         self.x, self.y, self.low, self.high = x[order], y[order], low[order], high[order]
-        over = np.flatnonzero(self.y > NEARLY_FREE * self.y[0]) if len(self.y) else np.array([], int)
-        self.knee = float(self.x[over[0] - 1]) if len(over) else None
+        cheap = self.x[self.y <= NEARLY_FREE * self.y[0]] if len(self.y) else self.x
+        self.knee = float(cheap.max()) if len(cheap) < len(self.x) else None  # None: no knee in the measured range
         rows = record.column("steps", "rows") if has(record, "steps", "rows") else np.array([], int)
         self.rows = int(np.median(rows)) if len(rows) else 0
 
@@ -71,7 +71,7 @@ def _other(p: Profile, name: str, index: int, d: house.Design) -> Spec:
 
 def _marks(p: Profile, d: house.Design) -> tuple[list[Spec], list[Spec]]:
     """Return shapes and notes for the knee and for the tree of this run."""
-    marks = [(p.knee, "chosen", f"knee: {p.knee:.0f} rows" if p.knee else "", 1.0, "dash")] if p.knee else []
+    marks = [(p.knee, "chosen", f"knee: {plural(int(p.knee), 'row')}" if p.knee else "", 1.0, "dash")] if p.knee else []
     if p.rows:
         marks.append((float(p.rows), "selected", f"this run: {p.rows} rows, {p.cost(p.rows):.1f}x one row", 0.12, "solid"))
     shapes, notes = [], []
@@ -121,7 +121,7 @@ VIEW = View(
     question="What does one more row in the target's call cost?",
     reading=(
         "The blue line is measured on this machine. The dashed line is the ideal: reading the weights is all that costs, so rows are "
-        "free. The knee is the last point within 1.6x of one row; a tree beyond it pays for its width."
+        "free. The knee is the largest count within 1.6x of one row; a tree beyond it pays for its width."
     ),
     draw=draw,
     say=say,
