@@ -12,6 +12,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ class Record:
         """The knob values of the run."""
         return json.loads(self.attrs.get("knobs", "{}"))
 
-    @property
+    @cached_property
     def groups(self) -> tuple[str, ...]:
         """Paths of the groups that hold arrays, in the schema's order ("tree", "curve/latency", "runs/0/tree")."""
         return tuple(node.path.strip("/") for node in self.tree.subtree if node.path != "/" and node.data_vars)

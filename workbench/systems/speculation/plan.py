@@ -99,7 +99,7 @@ def best_plan(profile: Profile) -> Plan:
     return Plan(depth, width, speedup(depth, width))
 
 
-def latency(session: Session, rows: Sequence[int] = ROWS, budget_s: float = 1.2) -> list[float]:
+def latency(session: Session, rows: Sequence[int] = ROWS, budget_s: float = 0.6) -> list[float]:
     """Return the milliseconds of a forward pass for each count of rows on a session's present prefix."""
 
     def once(count: int) -> None:

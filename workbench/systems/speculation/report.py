@@ -192,12 +192,17 @@ def _write_quality(system: RSD, tape: Tape, output: Output, plain: Output) -> No
             kind="quality", better="lower", baseline=0.0, baseline_name=name,
         )  # fmt: skip
     elif output.logprobs:
-        spread = [float(v) for v in np.percentile(output.logprobs, [10, 90])]
+        mean, noise = float(np.mean(output.logprobs)), 1.96 * _standard_error(output.logprobs, plain.logprobs)
         write_meter(
-            tape, "mean_logprob_under_target", float(np.mean(output.logprobs)), "nats / token", kind="quality", better="higher",
+            tape, "mean_logprob_under_target", mean, "nats / token", kind="quality", better="higher",
             baseline=float(np.mean(plain.logprobs)) if plain.logprobs else float("nan"), baseline_name=name,
-            spread=(spread[0], spread[1]), samples=len(output.logprobs),
+            spread=(mean - noise, mean + noise), samples=len(output.logprobs),
         )  # fmt: skip
+
+
+def _standard_error(run: list[float], baseline: list[float]) -> float:
+    """Return the standard error of the difference of two means (of one mean where there is no baseline)."""
+    return float(np.sqrt(sum(np.var(v, ddof=1) / len(v) for v in (run, baseline) if len(v) > 1)))
 
 
 def write_monitor(tape: Tape, ranks: np.ndarray, bins: int = 10) -> None:
