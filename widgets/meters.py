@@ -35,6 +35,8 @@ def change(row: dict[str, Any]) -> tuple[str, str]:
     good = up == (row["better"] == "higher")
     if math.isclose(value, base, rel_tol=5e-3, abs_tol=1e-12):
         return "= no change", "same"
+    if row["kind"] == "quality" and float(row.get("low", math.nan)) <= base <= float(row.get("high", math.nan)):
+        return "= same within noise", "same"
     arrow = "▲" if up else "▼"
     if row["kind"] == "quality" or base <= 0 or value <= 0:
         return f"{arrow} {number(abs(value - base))} {better if good else worse}", "good" if good else "bad"
@@ -86,7 +88,7 @@ def _spread(row: dict[str, Any]) -> str:
 def _line(row: dict[str, Any]) -> str:
     text, tone = change(row)
     return (
-        f"<tr><td>{_name(row)}<br>{_badge(row)}</td><td class='num'>{number(float(row['value']))}{_unit(row)}"
+        f"<tr><td>{_name(row)}<br>{_badge(row)}</td><td class='num'><b>{number(float(row['value']))}</b>{_unit(row)}"
         f"<br><small class='change {tone}'>{text}</small></td></tr>"
     )
 
