@@ -128,12 +128,14 @@ def mark_broken(spec: dict[str, Any], theme: str) -> None:
     """Add the mark that a deliberately wrong algorithm carries wherever it shows."""
     from workbench.theme import design
 
-    ink = design(theme).ink("rejected")
-    mark = {"text": "<b>✕ broken on purpose</b>", "xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "bottom",
-            "showarrow": False, "font": {"color": ink, "size": 14}, "bordercolor": ink, "borderwidth": 1.5, "borderpad": 3, "yshift": 3}  # fmt: skip
-    layout = spec["layout"]
+    ink, layout = design(theme).ink("rejected"), spec["layout"]
+    room = layout["margin"]["t"]  # the mark gets a line of its own, under the title and above what the view put there
+    mark = {
+        "text": "<b>✕ broken on purpose</b>", "xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "bottom",
+        "yshift": room - (40 if "title" in layout else 8), "showarrow": False, "font": {"color": ink, "size": 13}, "bordercolor": ink, "borderwidth": 1.5, "borderpad": 3,
+    }  # fmt: skip
     layout["annotations"] = [*layout.get("annotations", ()), mark]
-    layout["margin"] = layout["margin"] | {"t": max(layout["margin"]["t"], 34)}
+    layout["margin"] = layout["margin"] | {"t": room + 30}
 
 
 @cache

@@ -29,7 +29,7 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
         "legend": {"traceorder": "normal"},
         "xaxis": {"range": [min(ranks, default=0) - 0.4, max(ranks, default=1) + 0.6], "tickvals": ranks, "showgrid": False,
                   "ticktext": [_ordinal(int(r) + 1) for r in ranks], "title": {"text": "sibling, in the order they are tried"}},
-        "yaxis": {"range": [0, 1.05], "tickformat": ".0%", "title": {"text": curves.label("y")}},
+        "yaxis": {"range": [0, 1.12], "tickformat": ".0%", "title": {"text": curves.label("y")}},
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "acceptance_by_rank"))
 

@@ -91,11 +91,10 @@ def caption(record: Record) -> str:
     if not len(p.y):
         return "Nothing was measured."
     last = p.x[-1]
-    free = (
-        f"Up to {p.knee:.0f} rows cost at most {NEARLY_FREE:g}x one row"
-        if p.knee
-        else f"All {last:.0f} rows cost at most {NEARLY_FREE:g}x one row"
-    )
+    count = f"Up to {p.knee:.0f}" if p.knee else f"All {last:.0f}"
+    free = f"{count} rows cost at most {NEARLY_FREE:g}x one row"
+    if p.knee == 1:
+        free = f"Every further row costs more than {NEARLY_FREE:g}x one row"
     mine = (
         f"; this run's tree of {p.rows} rows costs {p.cost(p.rows):.1f}x"
         if p.rows

@@ -83,10 +83,12 @@ def _line(curves: Curves, name: str, panel: int, names: list[str], theme: str) -
     }  # fmt: skip
 
 
-def _best(curves: Curves, x: float) -> tuple[str, float] | None:
-    """Return the method with the most tokens per call among points of at most x."""
-    fits = [(float(y), n) for n in curves.names for px, y in zip(*curves[n][:2]) if px <= x]
-    return (max(fits)[1], max(fits)[0]) if fits else None
+def _best(curves: Curves, low: float, high: float) -> tuple[str, float]:
+    """Return the methods with the most tokens per call among points with low <= x <= high (ties named together), and how many."""
+    fits = [(float(y), n) for n in curves.names for x, y in zip(*curves[n][:2]) if low <= x <= high]
+    most = max((y for y, _ in fits), default=float("nan"))
+    *first, last = dict.fromkeys(n for y, n in fits if y >= most - 1e-9) or ["none"]
+    return f"{', '.join(first)} and {last}" if first else last, most
 
 
 def caption(record: Record) -> str:
@@ -95,11 +97,10 @@ def caption(record: Record) -> str:
     if not length.names or not budget.names:
         return "No method was measured."
     depth = float(length.x.max())
-    first = max(((float(y), n) for n in length.names for x, y in zip(*length[n][:2]) if x == depth), default=(np.nan, "none"))
-    common = min(float(budget[n][0].max()) for n in budget.names)
-    second = _best(budget, common)
-    words = f"At depth {depth:.0f}, {first[1]} writes most: {first[0]:.2f} tokens per call"
-    return words + (f"; with at most {common:.0f} nodes it is {second[0]} with {second[1]:.2f}." if second else ".")
+    common = min(float(budget[n][0].max()) for n in budget.names)  # a budget that every method reaches
+    deep, cheap = _best(length, depth, depth), _best(budget, 0, common)
+    verb = "write" if " and " in deep[0] else "writes"
+    return f"At depth {depth:.0f}, {deep[0]} {verb} most: {deep[1]:.2f} tokens per call; with at most {common:.0f} nodes it is {cheap[0]} with {cheap[1]:.2f}."
 
 
 def say(record: Record) -> str:

@@ -109,9 +109,9 @@ def caption(record: Record) -> str:
     if meaning == "context":
         return f"Not tested: the record has no p-value for {law}."
     if meaning == "accepted":
-        return f"{statement} in {count:,} {unit}: an exact sampler is at least as far off with p = {house.number(p)} ({law})."
+        return f"{statement} in {count:,} {unit}: an exact sampler is at least as far off with p = {house.number(p)}. Checked: {law}."
     chance = f"p = {house.number(p)}" if p > 0 else "p below the smallest number"
-    return f"{statement}: after {count:,} {unit} the output is not the target's ({chance}; {law})."
+    return f"{statement}: after {count:,} {unit} the output is not the target's ({chance}). Checked: {law}."
 
 
 def say(record: Record) -> str:

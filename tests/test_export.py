@@ -1,0 +1,138 @@
+"""The offline page: one file, no network, the scrubber moves; too large a page is refused before it is drawn."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.views.simulator import record as simulate
+from tests.views.simulator import run_attrs
+from workbench import export
+from workbench.errors import InputError, StorageError
+from workbench.record import Record
+
+
+@pytest.fixture(scope="module")
+def record() -> Record:
+    return simulate(steps=6)
+
+
+@pytest.fixture(scope="module")
+def page(record: Record, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record.html(tmp_path_factory.mktemp("page") / "run.html")
+
+
+def test_the_page_is_one_file_without_addresses(page: Path, record: Record) -> None:
+    text = page.read_text(encoding="utf-8")
+    ours = text.replace(__import__("plotly.offline").offline.get_plotlyjs(), "")
+    assert "http" not in ours
+    assert "src=" not in ours
+    assert "{{" not in ours
+    for name in record.views():
+        assert f"id='{name}'" in ours
+
+
+def test_the_summary_says_what_ran_what_was_measured_and_what_to_try(record: Record) -> None:
+    html = export.record_summary(record)
+    for part in ("simulator", "seed 4", "method", "tokens per second", "predicted", "record.figure", "laws"):
+        assert part in html
+    assert "faster" in html
+    assert "plain decoding" in html
+    assert record._repr_mimebundle_()["text/plain"].startswith("<Record of 'simulator'")
+
+
+@pytest.mark.parametrize(
+    ("value", "baseline", "kind", "better", "said"),
+    [
+        (18.3, 10.0, "speed", "higher", "↑ 1.83x faster"),
+        (5.0, 10.0, "speed", "higher", "↓ 2.00x slower"),
+        (5.0, 10.0, "cost", "lower", "↓ 2.00x cheaper"),
+        (0.1, 0.3, "quality", "lower", "↓ 0.200 better"),
+        (-1.6, -1.5, "quality", "higher", "↓ 0.100 worse"),
+        (1.0, 1.0, "quality", "higher", "= the same"),
+        (1.0, float("nan"), "quality", "higher", ""),
+    ],
+)
+def test_a_change_has_an_arrow_a_size_and_a_word(value: float, baseline: float, kind: str, better: str, said: str) -> None:
+    assert export.change({"value": value, "baseline": baseline, "kind": kind, "better": better}) == said
+
+
+def test_the_estimate_is_near_the_truth(page: Path, record: Record) -> None:
+    from plotly.offline import get_plotlyjs
+
+    from workbench import views
+
+    guess = sum(export._estimate(record, v) for v in views.for_record(record)) + len(get_plotlyjs())
+    assert guess == pytest.approx(page.stat().st_size, rel=0.1)
+
+
+def test_too_large_a_page_is_refused_with_numbers(record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "MAX_BYTES", 1_000_000)
+    with pytest.raises(InputError, match=r"at most 1 MB, got about \d\.\d MB .*text_strip \d"):
+        record.html(tmp_path / "run.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_without_pictures_is_refused(tmp_path: Path) -> None:
+    import numpy as np
+
+    empty = Record.from_columns({"samples": {"token_id": np.zeros((2, 2), np.int32)}}, run_attrs(0, {}))
+    with pytest.raises(InputError, match="a view can draw"):
+        empty.html(tmp_path / "run.html")
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_rest(record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "run.html"
+    old.write_text("old")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        record.html(old)
+    assert old.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [old]
+
+
+def test_a_folder_that_is_not_there_is_a_sentence(record: Record, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="Choose another folder"):
+        record.html(tmp_path / "nowhere" / "run.html")
+
+
+@pytest.mark.ui
+def test_the_scrubber_moves_by_keys_and_the_design_changes(page: Path, record: Record) -> None:
+    from playwright.sync_api import sync_playwright
+
+    from workbench import views
+
+    chromium = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+    if not Path(chromium).exists():
+        pytest.skip(f"no browser at {chromium}")
+    problems: list[str] = []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        tab = browser.new_page(viewport={"width": 1000, "height": 800}, color_scheme="light")
+        tab.on("console", lambda m: problems.append(m.text))
+        tab.on("pageerror", lambda e: problems.append(str(e)))
+        tab.on("request", lambda r: problems.append(r.url) if not r.url.startswith("file:") else None)
+        tab.goto(page.as_uri())
+        tab.wait_for_selector("#speed_quality .main-svg")
+        assert tab.text_content("#where") == "step 0 of 5"
+        tab.keyboard.press("ArrowRight")
+        tab.keyboard.press("ArrowRight")
+        assert tab.text_content("#where") == "step 2 of 5"
+        assert tab.text_content("#token_tree-caption") == views.get("token_tree").describe(record, step=2)
+        tab.keyboard.press("End")
+        assert tab.text_content("#text_strip-caption") == views.get("text_strip").describe(record, step=5)
+        tab.click("#theme")
+        tab.wait_for_function(
+            "getComputedStyle(document.querySelector('#token_tree .main-svg')).backgroundColor === 'rgb(18, 21, 26)'"
+        )
+        browser.close()
+    assert problems == []
