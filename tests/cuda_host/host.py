@@ -36,7 +36,18 @@ def compile_source(code: str, sanitize: str = "") -> Path:
     folder.mkdir(exist_ok=True)
     library = folder / f"{digest}.so"
     if not library.exists():
-        flags = "-std=c++20 -O1 -g -fPIC -shared -pthread -ffp-contract=off -Wall -Werror -Wno-unused-function".split()
+        flags = [
+            "-std=c++20",
+            "-O1",
+            "-g",
+            "-fPIC",
+            "-shared",
+            "-pthread",
+            "-ffp-contract=off",
+            "-Wall",
+            "-Werror",
+            "-Wno-unused-function",
+        ]
         flags += ["-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]  # pragma unroll; sanitizers blur initialisation
         flags += [f"-fsanitize={sanitize}"] if sanitize else []
         partial = library.with_suffix(f".{id(code)}.so")
