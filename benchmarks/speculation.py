@@ -51,7 +51,9 @@ def library(loaded: models.LoadedModel, temperature: float, **options: Any) -> C
     return decode
 
 
-def ours(loaded: models.LoadedModel, temperature: float, tape: type[NullTape] = NullTape, **knobs: Any) -> Callable[[list[int]], Any]:
+def ours(
+    loaded: models.LoadedModel, temperature: float, tape: type[NullTape] = NullTape, **knobs: Any
+) -> Callable[[list[int]], Any]:
     """Return a decoder that is this system with these knobs (no end-of-text stop: every method writes as many tokens)."""
 
     def decode(ids: list[int]) -> list[int]:
@@ -111,14 +113,18 @@ def identical(loaded: models.LoadedModel, prompts: list[tuple[str, list[int]]], 
                 logits = loaded.model(torch.tensor([ids + a[:where]])).logits[0, -1]
             top = logits.topk(2).values
             ties, wrong = (ties + 1, wrong) if float(top[0] - top[1]) < TIE else (ties, wrong + 1)
-        print(f"{name}: identical to plain greedy on {same} of {len(prompts)} prompts, {ties} differ at a tie (< {TIE:g}), {wrong} differ")
+        print(
+            f"{name}: identical to plain greedy on {same} of {len(prompts)} prompts, {ties} differ at a tie (< {TIE:g}), {wrong} differ"
+        )
 
 
 def trees(loaded: models.LoadedModel, temperature: float) -> dict[str, Any]:
     """Return our decoders: plain, the tree chosen by this machine's profile, and fixed trees with each draft."""
     auto = plan.choose(loaded, "int8", temperature)
     best = {"depth": auto.depth, "width": auto.width, "method": "rsd-s"}
-    print(f"plan for this machine at T={temperature}: depth {auto.depth}, width {auto.width}, predicted {auto.speedup:.2f}x plain")
+    print(
+        f"plan for this machine at T={temperature}: depth {auto.depth}, width {auto.width}, predicted {auto.speedup:.2f}x plain"
+    )
     decoders = {
         "ours: plain loop, same layout": ours(loaded, temperature, method="autoregressive"),
         f"ours: int8 draft, planned {auto.depth} x {auto.width}": ours(loaded, temperature, draft="int8", **best),
@@ -150,7 +156,8 @@ def recorder_cost(loaded: models.LoadedModel, prompts: list[tuple[str, list[int]
     ids = prompts[-1][1]
     knobs = {"method": "rsd-s", "draft": "int8", "depth": 3, "width": 2}
     works = {
-        name: (lambda d=ours(loaded, 0.7, tape=tape, **knobs): d(ids)) for name, tape in (("null tape", NullTape), ("recorder", Tape))
+        name: (lambda d=ours(loaded, 0.7, tape=tape, **knobs): d(ids))
+        for name, tape in (("null tape", NullTape), ("recorder", Tape))
     }
     found = meters.interleaved(works, repeats=repeats)
     ratio = found["recorder"].median / found["null tape"].median
@@ -170,7 +177,10 @@ def rows_cost(loaded: models.LoadedModel) -> None:
     counts = (1, 2, 4, 5, 8, 16)
     found = meters.interleaved({str(n): (lambda n=n: forward(n)) for n in counts}, repeats=15, warmup=2)
     one = found["1"].median
-    print("\nverification by rows (ms, ratio to one row): " + ", ".join(f"{n}: {t.median:.1f} ({t.median / one:.2f}x)" for n, t in found.items()))
+    print(
+        "\nverification by rows (ms, ratio to one row): "
+        + ", ".join(f"{n}: {t.median:.1f} ({t.median / one:.2f}x)" for n, t in found.items())
+    )
     draft = session.fork("int8")  # type: ignore[attr-defined]
 
     def cheap() -> None:

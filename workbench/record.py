@@ -78,7 +78,7 @@ class Record:
     @property
     def attrs(self) -> dict[str, Any]:
         """What ran: system, knobs (JSON), seed, versions (JSON), device, kernels (JSON), ..."""
-        return dict(self.tree.attrs)
+        return {str(name): value for name, value in self.tree.attrs.items()}
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -97,7 +97,8 @@ class Record:
         """Return a group as an `xarray.Dataset`; an unknown name is an error that names the nearest one."""
         if group not in self:
             raise unknown("record group", group, self.groups)
-        return self.tree[group].to_dataset(inherit=False)
+        node: Any = self.tree[group]
+        return node.to_dataset(inherit=False)
 
     def column(self, group: str, variable: str) -> np.ndarray:
         """Return one array as numpy without building a Dataset (the path a slider takes)."""
@@ -215,7 +216,7 @@ class Record:
         buffer = zarr.core.buffer.default_buffer_prototype().buffer
         store = zarr.storage.MemoryStore({k: buffer.from_bytes(v) for k, v in blobs.items()}, read_only=True)
         try:
-            tree = xr.open_datatree(store, engine="zarr", consolidated=False, zarr_format=3, mask_and_scale=False)  # type: ignore[call-arg]
+            tree = xr.open_datatree(store, engine="zarr", consolidated=False, zarr_format=3, mask_and_scale=False)  # type: ignore[arg-type]
             parts = {n.path: _as_objects(n.to_dataset(inherit=False).load()) for n in tree.subtree}
             tree = build_tree(parts)
         except Exception as error:
@@ -342,7 +343,7 @@ def _validate_group(path: str, data: xr.Dataset) -> None:
         if variable.name not in data.variables:
             if variable.optional:
                 continue
-            raise RecordError(expected(f"group {path!r}", f"a variable {variable.name!r}", f"{sorted(data.variables)}"))
+            raise RecordError(expected(f"group {path!r}", f"a variable {variable.name!r}", f"{sorted(map(str, data.variables))}"))
         found = data[variable.name]
         dims = tuple(d for d in found.dims if d != "setting")
         if dims != variable.dims:

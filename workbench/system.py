@@ -35,7 +35,7 @@ _EXTRA = {"unit": "", "live": False, "symbol": "", "advanced": False}
 @cache
 def _knob_type(kind: type[param.Parameter]) -> type[param.Parameter]:
     """Return `kind` with the slots a knob adds. param keeps Parameters slotted, so extras need a subclass."""
-    defaults = dict(kind._slot_defaults, **_EXTRA)  # type: ignore[attr-defined]
+    defaults = dict(kind._slot_defaults, **_EXTRA)
     return type(f"Knob{kind.__name__}", (kind,), {"__slots__": list(_EXTRA), "_slot_defaults": defaults})
 
 
@@ -71,7 +71,7 @@ class ModelName(param.Parameter):
     """A model's name, a loaded model, a table model, or a bare Hugging Face module. `names` are offered on the page."""
 
     __slots__ = ["names"]
-    _slot_defaults = dict(param.Parameter._slot_defaults, names=())  # type: ignore[attr-defined]
+    _slot_defaults = dict(param.Parameter._slot_defaults, names=())
 
     def __init__(self, default: Any = None, *, names: tuple[str, ...] = (), **options: Any) -> None:
         super().__init__(default, **options)
@@ -82,7 +82,7 @@ class Branching(param.Parameter):
     """A whole number, a list of whole numbers (one for each level), or None where the knob can choose by itself."""
 
     __slots__ = ["bounds"]
-    _slot_defaults = dict(param.Parameter._slot_defaults, bounds=(1, 8))  # type: ignore[attr-defined]
+    _slot_defaults = dict(param.Parameter._slot_defaults, bounds=(1, 8))
 
     def __init__(self, default: Any = None, *, bounds: tuple[int, int] = (1, 8), **options: Any) -> None:
         super().__init__(default, **options)

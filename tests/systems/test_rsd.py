@@ -14,7 +14,7 @@ from workbench.errors import InputError, KindError
 from workbench.models.session import TableSession
 from workbench.systems.speculation import draft as drafting
 from workbench.systems.speculation import verify
-from workbench.systems.speculation.tree import TokenTree, Walk, processed_law, speculate
+from workbench.systems.speculation.tree import TokenTree, processed_law, speculate
 from workbench.tape import NullTape, Tape
 
 THREE = (np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5]))

@@ -39,7 +39,15 @@ def test_greedy_text_is_the_targets(loaded, draft, depth, width) -> None:
     if draft == "eagle" and not any(e.name == "eagle" and e.ready for e in wb.models.available()):
         pytest.skip("the trained draft layer is not in this checkout")
     record = wb.run(
-        "rsd", target=loaded, draft=draft, prompt=PROMPT, temperature=0.0, depth=depth, width=width, max_new_tokens=24, progress=False
+        "rsd",
+        target=loaded,
+        draft=draft,
+        prompt=PROMPT,
+        temperature=0.0,
+        depth=depth,
+        width=width,
+        max_new_tokens=24,
+        progress=False,
     )
     same, tie = record.meter("identical_to_greedy")["value"], record.meter("differs_at_a_tie")["value"]
     assert same == 1 or tie == 1

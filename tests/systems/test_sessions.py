@@ -48,7 +48,11 @@ def check_tree(session: Session, model, prompt: list[int], tolerance: float) -> 
     for row, path in PATHS.items():
         np.testing.assert_allclose(whole[row], plain(model, prompt + path), atol=tolerance)
     session.keep([])
-    parts = [session.forward(TREE[:1], PARENTS[:1]), session.forward(TREE[1:3], PARENTS[1:3]), session.forward(TREE[3:], PARENTS[3:])]
+    parts = [
+        session.forward(TREE[:1], PARENTS[:1]),
+        session.forward(TREE[1:3], PARENTS[1:3]),
+        session.forward(TREE[3:], PARENTS[3:]),
+    ]
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=tolerance)
     session.keep([0, 2, 5])
     assert session.length == len(prompt) + 3

@@ -17,11 +17,11 @@ import numba
 import numpy as np
 from numba import njit
 from numba.extending import overload
-from workbench.kernels.tree_attention.cpu import attend
 
 from workbench.kernels import note
 from workbench.kernels.int8_matmul.cpu import int8
 from workbench.kernels.skinny_matmul.cpu import skinny
+from workbench.kernels.tree_attention.cpu import attend
 from workbench.models.pace import Pace
 from workbench.models.session import depths
 
@@ -32,20 +32,20 @@ PREFILL_ROWS = 24
 _PENDING_ROWS = 320
 
 
-def product(x, weight, scale, out):  # type: ignore[no-untyped-def]
+def product(x, weight, scale, out):
     """out (R, O) = x (R, I) @ weight (O, I).T, chosen by the weight's dtype (compiled code only)."""
     raise NotImplementedError
 
 
 @overload(product)
-def _product(x, weight, scale, out):  # type: ignore[no-untyped-def]
+def _product(x, weight, scale, out):
     if weight.dtype == numba.int8:
         return lambda x, weight, scale, out: int8(x, weight, scale, out)
     return lambda x, weight, scale, out: skinny(x, weight, out)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _rms_norm(x, gain, eps, out):  # type: ignore[no-untyped-def]
+def _rms_norm(x, gain, eps, out):
     for r in range(x.shape[0]):
         total = np.float32(0)
         for i in range(x.shape[1]):
@@ -56,7 +56,7 @@ def _rms_norm(x, gain, eps, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _rotate(source, cos, sin, out):  # type: ignore[no-untyped-def]
+def _rotate(source, cos, sin, out):
     """Rotate (N, H, d) heads by position; cos and sin are (N, d / 2)."""
     half = source.shape[2] // 2
     for n in range(source.shape[0]):
@@ -68,7 +68,7 @@ def _rotate(source, cos, sin, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _silu_times(gate_up, out):  # type: ignore[no-untyped-def]
+def _silu_times(gate_up, out):
     width = out.shape[1]
     for r in range(out.shape[0]):
         for i in range(width):
@@ -80,7 +80,7 @@ def _silu_times(gate_up, out):  # type: ignore[no-untyped-def]
 def _step(
     x, cos, sin, k_prefix, v_prefix, prefix_len, k_tree, v_tree, first, parents,
     wqkv, sqkv, wo, so, wgu, sgu, wd, sd, norm1, norm2, norm, head, shead, eps, heads, last_only, hidden, logits,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """Run all layers on rows `first .. first + N` of the pending tree; x (N, D) embeddings, overwritten."""
     layers, kv_heads, dim = k_tree.shape[0], k_tree.shape[2], k_tree.shape[3]
     rows, width = x.shape
@@ -255,7 +255,8 @@ class FusedSession:
         layers, shape = len(weights.matrices["qkv"]), (weights.kv_heads, weights.head_dim)
         self.weights = weights
         self.owns_prefix = prefix is None
-        self.prefix = prefix or Prefix(*(np.zeros((layers, max(1, capacity), *shape), np.float32) for _ in range(2)))
+        rows = (layers, max(1, capacity), *shape)
+        self.prefix = prefix or Prefix(np.zeros(rows, np.float32), np.zeros(rows, np.float32))
         self.vocab_size = len(weights.matrices["head"])
         self.context = weights.context
         self.hidden = np.zeros((0, weights.embedding.shape[1]), np.float32)
@@ -291,7 +292,7 @@ class FusedSession:
         with PACE.call(w.name, len(ids)):
             _step(
                 w.embedding[ids], cos, sin, self.prefix.keys, self.prefix.values, self.length, self._keys, self._values,
-                first, self._parents, *w.arguments(), last_only, hidden, logits,
+                first, self._parents, *w.arguments(), last_only, hidden, logits,  # type: ignore[call-arg]
             )  # fmt: skip
         self.hidden = hidden if first == 0 else np.concatenate([self.hidden, hidden])
         return logits
@@ -306,8 +307,9 @@ class FusedSession:
             out = module.model(input_ids=torch.from_numpy(ids)[None], past_key_values=cache, use_cache=True)
             logits = module.lm_head(out.last_hidden_state[:, -1:])
         for i, layer in enumerate(cache.layers):
-            self._keys[i, : len(ids)] = layer.keys[0].transpose(0, 1).numpy()
-            self._values[i, : len(ids)] = layer.values[0].transpose(0, 1).numpy()
+            stored: Any = layer
+            self._keys[i, : len(ids)] = stored.keys[0].transpose(0, 1).numpy()
+            self._values[i, : len(ids)] = stored.values[0].transpose(0, 1).numpy()
         self.hidden = out.last_hidden_state[0].numpy()
         return logits[0].numpy()
 
