@@ -74,7 +74,7 @@ def race(decoders: dict[str, Callable[[list[int]], list[int]]], prompts: list[tu
     """Return seconds of every decoder on every prompt, measured in turn; prints what differs from plain greedy."""
     seconds: dict[str, list[float]] = {name: [] for name in decoders}
     outputs: dict[str, list[list[int]]] = {name: [] for name in decoders}
-    for name, decode in decoders.items():
+    for decode in decoders.values():
         decode(prompts[0][1])  # compiles and warms up
         getattr(decode, "eta", []).clear()
     for _, ids in prompts:
@@ -155,10 +155,8 @@ def recorder_cost(loaded: models.LoadedModel, prompts: list[tuple[str, list[int]
     """Print how much slower the recording tape is than the null tape, interleaved."""
     ids = prompts[-1][1]
     knobs = {"method": "rsd-s", "draft": "int8", "depth": 3, "width": 2}
-    works = {
-        name: (lambda d=ours(loaded, 0.7, tape=tape, **knobs): d(ids))
-        for name, tape in (("null tape", NullTape), ("recorder", Tape))
-    }
+    quiet, loud = (ours(loaded, 0.7, tape=tape, **knobs) for tape in (NullTape, Tape))
+    works = {"null tape": lambda: quiet(ids), "recorder": lambda: loud(ids)}
     found = meters.interleaved(works, repeats=repeats)
     ratio = found["recorder"].median / found["null tape"].median
     print(f"\nrecorder on / null tape: {ratio:.3f}x  (null {found['null tape']}; recorder {found['recorder']})")
