@@ -178,6 +178,7 @@ class System(param.Parameterized):
     question: ClassVar[str] = ""
     shows: ClassVar[tuple[str, ...]] = ()  # names of views, the hero first
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    follows: ClassVar[dict[str, str]] = {}  # live knob -> run knob that makes its estimate true on release
     limits: ClassVar[dict[str, int]] = {}  # knob -> largest value (or length) that a served page accepts
     notes: ClassVar[str] = ""  # what differs from the paper, what is reported and unverified
 

@@ -87,6 +87,7 @@ class RSD(System):
         "The paper's targets (Llama 2, OPT) and its trained drafters are not reproduced; its settings (temperature 0.3, "
         "draft lengths 2 to 5, target budgets 6 to 30) are reported, unverified."
     )
+    follows: ClassVar[dict[str, str]] = {"keep_depth": "depth", "keep_width": "width"}
     limits: ClassVar[dict[str, int]] = {"max_new_tokens": 256, "num_samples": 20_000, "prompt": 4000}
 
     prompt = knob(Prompt, DEFAULT_PROMPT, doc="Text to continue (a chat model sees it as a question), or a list of token ids.")
