@@ -1,0 +1,91 @@
+"""Draw the still pictures in docs/pictures: what the notebooks show on a code host, and the page at the top of the README.
+
+.venv/bin/python scripts/pictures.py          (needs the embedded model and a Chromium)
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import Browser, sync_playwright
+
+import workbench as wb
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "pictures"
+PORT = 5917
+#: view -> options, drawn from the run of notebooks/rsd.py
+VIEWS: dict[str, dict[str, Any]] = {"text_strip": {}, "token_tree": {"step": 2}}
+DRAWN = """() => {const f = r => [...r.querySelectorAll('*')].some(e => (e.classList && e.classList.contains('js-plotly-plot'))
+             || (e.shadowRoot && f(e.shadowRoot))); return f(document)}"""
+
+
+def records() -> dict[str, Any]:
+    """Return a figure for each picture."""
+    poem = {"prompt": "Write a short poem about rain.", "depth": 3, "width": 3, "temperature": 0.7, "max_new_tokens": 32}
+    run = wb.run("rsd", **poem, seed=1)
+    rng = np.random.default_rng(0)
+    target, draft = (wb.models.TableLM(rng.dirichlet(np.ones(4), size=4)) for _ in range(2))
+    table = {"target": target, "draft": draft, "prompt": [0], "max_new_tokens": 2, "temperature": 1.0, "depth": 2, "width": 3}
+    law = wb.run("rsd", **table, num_samples=2000, seed=7)
+    figures = {name: run.figure(name, **options) for name, options in VIEWS.items()}
+    once = wb.run("rsd", **table | {"max_new_tokens": 40}, seed=3)
+    tree = once["tree"]
+    rejected = tree["step"].values[tree["visited"].values & ~tree["accepted"].values]
+    figures["rejection_ladder"] = once.figure("rejection_ladder", step=int(rejected[0]))
+    return figures | {"lossless_monitor": law.figure("lossless_monitor")}
+
+
+def draw(browser: Browser, name: str, figure: Any) -> None:
+    """Write one figure as docs/pictures/<name>.png."""
+    page = browser.new_page(viewport={"width": 900, "height": 460})
+    page.set_content(figure.to_html(include_plotlyjs=True, full_html=True, config={"displayModeBar": False}))
+    page.wait_for_selector(".main-svg")
+    page.locator(".js-plotly-plot").screenshot(path=FOLDER / f"{name}.png")
+    page.close()
+
+
+def shoot_page(browser: Browser) -> None:
+    """Write the live page of rsd as docs/pictures/page.png."""
+    server = subprocess.Popen([sys.executable, "-m", "workbench", "serve", "--port", str(PORT)])
+    try:
+        _wait(f"http://127.0.0.1:{PORT}/")
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(f"http://127.0.0.1:{PORT}/rsd")
+        page.wait_for_function(DRAWN, timeout=120_000)
+        page.wait_for_timeout(3000)  # fonts and the last relayout
+        page.screenshot(path=FOLDER / "page.png")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait(url: str) -> None:
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(1)
+    raise SystemExit(f"{url} does not answer")
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    figures = records()
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for name, figure in figures.items():
+            draw(browser, name, figure)
+        shoot_page(browser)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
