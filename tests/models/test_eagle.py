@@ -134,13 +134,16 @@ def test_greedy_text_is_the_targets(target, weights, branching):
 
 
 def test_rewind_forgets_the_states_too(weights, session):
-    draft = draft_for(session, weights, IDS)
-    whole = draft.forward(IDS, chain_parents(len(IDS)), last_only=True)
+    other = IDS[::-1]
+    used = draft_for(session, weights, IDS)
     session.rewind(0)
-    draft.rewind(0)
-    session.forward(IDS[:-1], chain_parents(len(IDS) - 1))
-    draft.commit(range(len(IDS) - 1), IDS[:-1], session)
-    np.testing.assert_array_equal(draft.forward(IDS, chain_parents(len(IDS)), last_only=True), whole)
+    used.rewind(0)
+    session.forward(other[:-1], chain_parents(len(other) - 1))
+    used.commit(range(len(other) - 1), other[:-1], session)
+    session.rewind(0)
+    fresh = draft_for(session, weights, other)
+    got, wanted = (d.forward(other, chain_parents(len(other)), last_only=True) for d in (used, fresh))
+    np.testing.assert_array_equal(got, wanted)
 
 
 def test_rewind_goes_back_to_the_state_before(weights, session):
