@@ -47,17 +47,23 @@ def test_the_summary_says_what_ran_what_was_measured_and_what_to_try(record: Rec
 @pytest.mark.parametrize(
     ("value", "baseline", "kind", "better", "said"),
     [
-        (18.3, 10.0, "speed", "higher", "↑ 1.83x faster"),
-        (5.0, 10.0, "speed", "higher", "↓ 2.00x slower"),
-        (5.0, 10.0, "cost", "lower", "↓ 2.00x cheaper"),
-        (0.1, 0.3, "quality", "lower", "↓ 0.200 better"),
-        (-1.6, -1.5, "quality", "higher", "↓ 0.100 worse"),
-        (1.0, 1.0, "quality", "higher", "= the same"),
+        (18.3, 10.0, "speed", "higher", "▲ 1.83× faster"),
+        (5.0, 10.0, "speed", "higher", "▼ 2.00× slower"),
+        (5.0, 10.0, "cost", "lower", "▼ 2.00× cheaper"),
+        (0.1, 0.3, "quality", "lower", "▼ 0.200 better"),
+        (-1.6, -1.5, "quality", "higher", "▼ 0.100 worse"),
+        (1.0, 1.0, "quality", "higher", "= no change"),
         (1.0, float("nan"), "quality", "higher", ""),
     ],
 )
 def test_a_change_has_an_arrow_a_size_and_a_word(value: float, baseline: float, kind: str, better: str, said: str) -> None:
-    assert export.change({"value": value, "baseline": baseline, "kind": kind, "better": better}) == said
+    assert export.change({"value": value, "baseline": baseline, "kind": kind, "better": better})[0] == said
+
+
+def test_a_difference_within_the_bounds_is_noise() -> None:
+    meter = {"value": -1.42, "baseline": -1.5, "kind": "quality", "better": "higher", "low": -1.6, "high": -1.2}
+    assert export.change(meter) == ("= same within noise", "same")
+    assert export.change(meter | {"low": -1.45}) == ("▲ 0.0800 better", "good")
 
 
 def test_the_estimate_is_near_the_truth(page: Path, record: Record) -> None:
@@ -65,8 +71,8 @@ def test_the_estimate_is_near_the_truth(page: Path, record: Record) -> None:
 
     from workbench import views
 
-    guess = sum(export._estimate(record, v) for v in views.for_record(record)) + len(get_plotlyjs())
-    assert guess == pytest.approx(page.stat().st_size, rel=0.1)
+    guess = sum(export._estimate(record, v) for v in views.for_record(record))
+    assert guess == pytest.approx(page.stat().st_size - len(get_plotlyjs().encode()), rel=0.25)
 
 
 def test_too_large_a_page_is_refused_with_numbers(record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ class Comparison:
         for name in dict.fromkeys(n for t in tables for n in t):
             known = next(t[name] for t in tables if name in t)
             values = [t[name]["value"] if name in t else float("nan") for t in tables]
-            changes = ["", *(change(known | {"value": v, "baseline": values[0]}) for v in values[1:])]
+            changes = ["", *(change(known | {"value": v, "baseline": values[0]})[0] for v in values[1:])]
             out.append({"meter": name, "unit": known["unit"], "values": values, "changes": changes})
         return out
 

@@ -78,33 +78,37 @@ def _meter_row(m: dict[str, Any]) -> str:
         if m["baseline"] == m["baseline"]
         else "–"
     )
-    cells = (escape(m["meter"].replace("_", " ")), value, baseline, escape(change(m)), theme.badge(m["provenance"]))
+    cells = (escape(m["meter"].replace("_", " ")), value, baseline, escape(change(m)[0]), theme.badge(m["provenance"]))
     return "<tr>" + "".join(cell.format(c) for c in cells) + "</tr>"
 
 
 def meter_rows(record: Record) -> list[dict[str, Any]]:
     """Return every meter as a dict of plain values."""
-    names = ("meter", "value", "unit", "kind", "better", "provenance", "baseline", "baseline_name")
-    arrays = [record.column("meters", n) for n in names]
-    return [{n: float(v) if n in {"value", "baseline"} else str(v) for n, v in zip(names, row)} for row in zip(*arrays)]
+    columns = {str(n): record.column("meters", str(n)) for n in record["meters"].variables}
+    numbers = {n for n, c in columns.items() if c.dtype.kind in "if"}
+    return [{n: float(v) if n in numbers else str(v) for n, v in zip(columns, row)} for row in zip(*columns.values())]
 
 
 _WORDS = {"speed": ("faster", "slower"), "quality": ("better", "worse"), "cost": ("cheaper", "dearer")}
 
 
-def change(m: dict[str, Any]) -> str:
-    """Return a meter's change against its baseline: an arrow, a size and a word ("↑ 1.83x faster", "= the same")."""
-    value, baseline = m["value"], m["baseline"]
+def change(m: dict[str, Any]) -> tuple[str, str]:
+    """Return a meter's change against its baseline as (words, tone): ("▲ 1.83× faster", "good"); ("", "same") without a baseline.
+
+    A quality whose bounds hold the baseline is called the same: the difference is noise.
+    """
+    value, baseline = float(m["value"]), float(m["baseline"])
     if not (np.isfinite(value) and np.isfinite(baseline)):
-        return ""
-    if np.isclose(value, baseline, rtol=1e-9, atol=0):
-        return "= the same"
+        return "", "same"
+    if np.isclose(value, baseline, rtol=5e-3, atol=1e-12):
+        return "= no change", "same"
+    if m["kind"] == "quality" and float(m.get("low", np.nan)) <= baseline <= float(m.get("high", np.nan)):
+        return "= same within noise", "same"
     up = value > baseline
     good = up == (m["better"] == "higher")
-    better, worse = _WORDS[m["kind"]]
     relative = m["kind"] != "quality" and baseline > 0 and value > 0
-    size = f"{theme.number(max(value / baseline, baseline / value))}x" if relative else theme.number(abs(value - baseline))
-    return f"{'↑' if up else '↓'} {size} {better if good else worse}"
+    size = f"{theme.number(max(value / baseline, baseline / value))}×" if relative else theme.number(abs(value - baseline))
+    return f"{'▲' if up else '▼'} {size} {_WORDS[m['kind']][0 if good else 1]}", "good" if good else "bad"
 
 
 def _groups(record: Record) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from workbench import theme as house
 from workbench.errors import unknown
 from workbench.views import View
-from workbench.views.common import Spec, note, revision, table, texts
+from workbench.views.common import Spec, error_bars, note, revision, table, texts
 
 if TYPE_CHECKING:
     from workbench.record import Record
@@ -66,7 +66,9 @@ class Plane:
         base = float(self._value(record, self.speed, "baseline"))
         value = float(speed) / base if self.relative and base > 0 else float(speed) if not self.relative else 1.0
         provenance = str(self._value(record, self.speed, "provenance"))
-        return Point(label, value, float(quality), kind=kind, provenance=provenance, index=index)
+        bounds = [self._value(record, self.quality, name) for name in ("low", "high")]
+        low, high = (float("nan") if b is None else float(b) for b in bounds)
+        return Point(label, value, float(quality), low, high, kind=kind, provenance=provenance, index=index)
 
     def front(self) -> list[Point]:
         """Return the points that no other point beats in both, from slow to fast."""
@@ -110,7 +112,10 @@ def draw(
     """
     d, plane = house.design(theme), Plane(record, others, speed, quality)
     data = [_front(plane, d), *(_trace(plane, kind, d) for kind in ("other", "baseline", "this"))]
-    x, y = _range([p.speed for p in plane.points] + [1.0] * plane.relative, 0.25), _range([p.quality for p in plane.points], 0.3)
+    x, y = (
+        _range([p.speed for p in plane.points] + [1.0] * plane.relative, 0.25),
+        _range([v for p in plane.points for v in (p.quality, p.low, p.high)], 0.3),
+    )
     direction = "lower is better" if plane.falling else "higher is better"
     what = plane.quality.replace("_", " ")
     layout = {
@@ -158,7 +163,7 @@ def _trace(plane: Plane, kind: str, d: house.Design) -> Spec:
     names = {"this": "<b>{0}</b>", "baseline": "{0}", "other": "{0}"}
     return {
         "type": "scatter", "mode": "markers+text", "name": {"this": "this run", "baseline": "baseline", "other": "earlier runs"}[kind],
-        "x": [p.speed for p in points], "y": [p.quality if np.isfinite(p.quality) else None for p in points], "marker": marker, "cliponaxis": False,
+        "x": [p.speed for p in points], "y": [p.quality if np.isfinite(p.quality) else None for p in points], "marker": marker, "cliponaxis": False, "error_y": _spread(points, kind, d),
         "text": [names[kind].format(house.escape(p.label, quote=False)) for p in points],
         "textposition": {"this": "top center", "baseline": "bottom center", "other": "middle right"}[kind],
         "textfont": {"size": 13 if kind == "this" else 12, "color": d.text if kind != "other" else d.muted},
@@ -166,6 +171,12 @@ def _trace(plane: Plane, kind: str, d: house.Design) -> Spec:
         "hovertext": [f"{house.escape(p.label)}<br>speed {_speed(plane, p)} ({p.provenance})<br>{plane.quality} {house.number(p.quality)}" for p in points],
         "hoverinfo": "text",
     }  # fmt: skip
+
+
+def _spread(points: list[Point], kind: str, d: house.Design) -> Spec:
+    """Return the bounds of the quality where they were measured."""
+    quality, low, high = (np.array([getattr(p, n) for p in points], float) for n in ("quality", "low", "high"))
+    return error_bars(quality, low, high, d.line("accepted") if kind == "this" else d.muted)
 
 
 def _speed(plane: Plane, p: Point) -> str:

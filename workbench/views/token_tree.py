@@ -48,6 +48,7 @@ LEGEND = {
 }
 WIDTH = 620  # pixels the labels are cut for; a wider page gives them more air
 LARGEST, LEAST, FONT = 28.0, 8.0, 14.0
+ROWS_HEIGHT = 260  # pixels that all rows take where the picture is smallest: circles must not touch
 _CURVE = np.linspace(0, 1, 9)
 _BEND = _CURVE**2 * (3 - 2 * _CURVE)
 
@@ -62,6 +63,7 @@ class Frame:
         self.rows = max(self.rows, rows)
         for p in self.places:  # each step's tree stands in the middle of the run's frame
             p.y += (self.rows - rows) / 2
+        self.largest = min(LARGEST, ROWS_HEIGHT / self.rows)
         self.pixels = WIDTH / (self.levels + 2.05)  # of one level
         self.letters = max(3, int((0.74 * self.pixels - LARGEST / 2 - 6) / (FONT * 0.6)))
 
@@ -88,7 +90,7 @@ class Frame:
         if p.node <= 0:
             return 16.0
         share = float(np.nan_to_num(self.tree.draft[p.node]))
-        return LEAST if p.is_fold else max(LEAST, LARGEST * share**0.5)
+        return LEAST if p.is_fold else max(LEAST, self.largest * share**0.5)
 
 
 def draw(record: Record, *, step: int = 0, selected: int | None = None, theme: str = "light", title: str = "") -> Spec:
