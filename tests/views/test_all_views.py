@@ -124,3 +124,34 @@ def test_json_never_holds_what_a_browser_cannot_read() -> None:
     text = dumps({"a": np.array([1.0, np.nan]), "b": float("inf"), "c": "</script>", "d": np.float32(2)})
     assert json.loads(text) == {"a": [1.0, None], "b": None, "c": "</script>", "d": 2.0}
     assert "</" not in text
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"method": "autoregressive"},
+        {"method": "chain", "depth": 3},
+        {"method": "rsd-c", "depth": 2, "width": [2, 2]},
+        {"method": "with-replacement", "depth": 2, "width": 2},
+        {"method": "top-k", "depth": 2, "width": 2},
+        {"method": "rsd-s", "depth": 2, "width": 2, "temperature": 0.0},
+        {"method": "rsd-s", "depth": 2, "width": 2, "break_it": "sorted-siblings", "keep_depth": 1},
+        {"method": "rsd-s", "depth": 1, "width": 2, "max_new_tokens": 1},
+    ],
+    ids=lambda k: " ".join(map(str, k.values())),
+)
+def test_every_method_can_be_drawn_at_every_step(knobs: dict[str, Any]) -> None:
+    import workbench as wb
+    from workbench.models import TableLM
+
+    rng = np.random.default_rng(5)
+    tables = [TableLM(rng.dirichlet(np.full(5, 0.8), 5)) for _ in range(2)]
+    base = {"target": tables[0], "draft": tables[1], "prompt": [0, 1], "max_new_tokens": 8, "temperature": 1.0}
+    record = wb.run("rsd", **(base | knobs))
+    assert {"token_tree", "text_strip", "step_timeline", "speed_quality"} <= set(record.views())
+    for name in record.views():
+        view = views.get(name)
+        for step in steps_of(record, view) or [None]:
+            where = {} if step is None else {"step": step}
+            go.Figure(view.spec(record, **where))
+            assert "nan" not in view.describe(record, **where)
