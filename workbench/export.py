@@ -113,7 +113,12 @@ def change(m: dict[str, Any]) -> tuple[str, str]:
 
 def _groups(record: Record) -> str:
     items = []
-    for group in record.groups:
+    runs = sorted({int(g.split("/")[1]) for g in record.groups if g.startswith("runs/")})
+    if runs:
+        items.append(
+            f"<li><code>runs/0 … runs/{runs[-1]}</code>: every run of the sweep; <code>record.at(i)</code> is one of them</li>"
+        )
+    for group in (g for g in record.groups if not g.startswith("runs/")):
         doc, attrs = schema.GROUPS[schema.kind_of(group)].doc, record.tree[group].attrs
         if schema.kind_of(group) == "curve":
             doc = f"{attrs.get('y_label', 'values')} by {attrs.get('x_label', 'x')}, one or more named curves."

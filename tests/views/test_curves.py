@@ -130,3 +130,20 @@ def test_runs_of_another_system_are_left_out(record: Record) -> None:
     foreign = Record.from_columns({"meters": columns}, run_attrs(0, {}))
     spec = speed_quality.VIEW.spec(record, others=[("foreign", foreign)])
     assert trace(spec, "earlier runs")["x"] == []
+
+
+def test_a_sweep_is_drawn_with_one_point_a_setting_on_its_own_baseline() -> None:
+    import workbench as wb
+    from workbench.models import TableLM
+
+    rng = np.random.default_rng(5)
+    target, draft = (TableLM(rng.dirichlet(np.full(5, 0.8), 5)) for _ in range(2))
+    fixed = {"target": target, "draft": draft, "prompt": [0, 1], "max_new_tokens": 6, "temperature": 1.0}
+    sweep = wb.sweep("rsd", {"depth": [1, 2], "width": [1, 2]}, **fixed)
+    points = trace(sweep.figure("speed_quality").to_plotly_json(), "earlier runs")
+    value, baseline = (np.asarray(sweep["meters"][v].sel(meter="tokens_per_second")) for v in ("value", "baseline"))
+    np.testing.assert_allclose(points["x"], value / baseline)
+    assert points["text"] == ["depth 1, width 1", "depth 1, width 2", "depth 2, width 1", "depth 2, width 2"]
+    assert sweep.text("speed_quality").startswith("4 settings; no other beats these")
+    assert "runs/0" in sweep._repr_html_()
+    assert sweep.figure("token_tree", setting=1, step=0).data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 from workbench import theme as house
 from workbench.errors import unknown
 from workbench.views import View
-from workbench.views.common import Spec, error_bars, note, revision, table, texts
+from workbench.views.common import Spec, error_bars, note, plural, revision, table, texts
 
 if TYPE_CHECKING:
     from workbench.record import Record
@@ -43,30 +44,34 @@ class Plane:
         self.falling = self._value(record, self.quality, "better") == "lower"
         self.unit = str(self._value(record, self.quality, "unit"))
         self.points = [self._baseline(record)] if self.relative else []
-        self.points += [p for i, (label, r) in enumerate(others) if (p := self._point(r, label, "other", i)) is not None]
-        mine = self._point(record, "this run", "this", -1)
-        self.points += [mine] if mine is not None else []
+        if is_sweep(record):
+            points = [self._point(record, label, "other", i, i) for i, label in enumerate(setting_labels(record))]
+        else:
+            points = [self._point(r, label, "other", i) for i, (label, r) in enumerate(others)]
+            points.append(self._point(record, "this run", "this", -1))
+        self.points += [p for p in points if p is not None]
 
-    def _value(self, record: Record, meter: str, column: str) -> Any:
+    def _value(self, record: Record, meter: str, column: str, setting: int = 0) -> Any:
+        """Return one cell of the meters (of one setting in a sweep), or None where there is none."""
         rows = np.flatnonzero(texts(record, GROUP, "meter") == meter)
-        return record.column(GROUP, column)[rows[0]] if len(rows) and column in record.tree[GROUP].data_vars else None
+        if not len(rows) or column not in record.tree[GROUP].variables:
+            return None
+        values = record.column(GROUP, column)
+        return (values[setting] if values.ndim == 2 else values)[rows[0]]
 
     def _baseline(self, record: Record) -> Point:
-        return Point(
-            str(self._value(record, self.speed, "baseline_name")).split(",")[0],
-            1.0,
-            float(self._value(record, self.quality, "baseline")),
-            kind="baseline",
-        )
+        name = str(self._value(record, self.speed, "baseline_name")).split(",")[0]
+        return Point(name, 1.0, float(self._value(record, self.quality, "baseline")), kind="baseline")
 
-    def _point(self, record: Record, label: str, kind: str, index: int) -> Point | None:
-        speed, quality = self._value(record, self.speed, "value"), self._value(record, self.quality, "value")
-        if speed is None or quality is None:  # a run of another system has other meters
+    def _point(self, record: Record, label: str, kind: str, index: int, setting: int = 0) -> Point | None:
+        """Return a run as a point; None for a run of another system, which has other meters."""
+        speed, quality = (self._value(record, m, "value", setting) for m in (self.speed, self.quality))
+        if speed is None or quality is None:
             return None
-        base = float(self._value(record, self.speed, "baseline"))
+        base = float(self._value(record, self.speed, "baseline", setting))
         value = float(speed) / base if self.relative and base > 0 else float(speed) if not self.relative else 1.0
-        provenance = str(self._value(record, self.speed, "provenance"))
-        bounds = [self._value(record, self.quality, name) for name in ("low", "high")]
+        provenance = str(self._value(record, self.speed, "provenance", setting))
+        bounds = [self._value(record, self.quality, name, setting) for name in ("low", "high")]
         low, high = (float("nan") if b is None else float(b) for b in bounds)
         return Point(label, value, float(quality), low, high, kind=kind, provenance=provenance, index=index)
 
@@ -76,6 +81,21 @@ class Plane:
         known = [p for p in self.points if np.isfinite(p.speed) and np.isfinite(p.quality)]
         best = [p for p in known if not any(_beats(q, p, sign) for q in known)]
         return sorted(best, key=lambda p: (p.speed, -sign * p.quality))
+
+
+def is_sweep(record: Record) -> bool:
+    """Return whether the meters have a row for each setting of a sweep."""
+    return record.column(GROUP, "value").ndim == 2
+
+
+def setting_labels(record: Record) -> list[str]:
+    """Return a short name of each setting: the knobs that the sweep varied."""
+    count = len(record.column(GROUP, "value"))
+    if "settings" not in record.tree:
+        return [f"setting {i}" for i in range(count)]
+    varied = json.loads(record.tree["settings"].attrs.get("varied", "[]"))
+    columns = {k: record.column("settings", k) for k in varied}
+    return [", ".join(f"{k} {v[i]}" for k, v in columns.items()) or f"setting {i}" for i in range(count)]
 
 
 def _beats(one: Point, other: Point, sign: float) -> bool:
@@ -91,7 +111,7 @@ def _pick(record: Record, kind: str, name: str | None) -> str:
         if name not in mine:
             raise unknown(f"{kind} meter", name, mine)
         return name
-    baseline = dict(zip(names, record.column(GROUP, "baseline")))
+    baseline = dict(zip(names, np.atleast_2d(record.column(GROUP, "baseline"))[0]))
     return next((n for n in mine if np.isfinite(baseline[n])), mine[0] if mine else "")
 
 
@@ -189,6 +209,10 @@ def caption(
     """Return what this run gains and what it costs, in one sentence."""
     plane = Plane(record, others, speed, quality)
     mine = next((p for p in plane.points if p.kind == "this"), None)
+    if is_sweep(record):
+        best = ", ".join(f"{p.label} ({_speed(plane, p)})" for p in plane.front())
+        runs = sum(p.kind == "other" for p in plane.points)
+        return f"{plural(runs, 'setting')}; no other beats these in both speed and {plane.quality.replace('_', ' ')}: {best}."
     if mine is None:
         return "This run has no speed and quality to show."
     base = next((p for p in plane.points if p.kind == "baseline"), None)
