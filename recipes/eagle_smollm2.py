@@ -188,6 +188,7 @@ def export(args: argparse.Namespace) -> None:
     model, _ = load_target(args.target)
     layer = EagleLayer(model, choose_subset(args.work, model.config.vocab_size), LENGTH)
     trainer = Trainer(layer, args.work / "draft.safetensors", lr=1e-3)
+    trainer.stop()
     tensors = packed(layer)
     args.out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, args.out / "draft.safetensors", metadata={"target": "smollm2-135m"})
@@ -203,6 +204,7 @@ def export(args: argparse.Namespace) -> None:
         "cut head": f"holds {coverage[0]:.3f} of the tokens of held-out text",
         "held out, along the target's own text": report_agreement(layer, held, model.get_output_embeddings().weight.detach()),
     }
+    facts |= {"note": args.note} if args.note else {}
     write_card(args.out, facts, args.report)
     print(json.dumps(facts, indent=1))
 
@@ -232,13 +234,14 @@ def main() -> None:
     parser.add_argument("step", choices=["generate", "train", "export"])
     parser.add_argument("--target", default="smollm2-135m", help="name or folder of the target")
     parser.add_argument("--work", type=Path, default=Path("work/eagle_smollm2"), help="folder of shards and checkpoints")
-    parser.add_argument("--shards", type=int, default=20)
+    parser.add_argument("--shards", type=int, default=10)
     parser.add_argument("--minutes", type=float, default=60.0, help="stop generating after this long")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--peak", type=float, default=1e-3, help="largest learning rate")
     parser.add_argument("--held-out", type=int, default=64, help="held-out sequences in the progress line")
     package = Path(__file__).parent.parent / "workbench" / "models" / "assets" / "eagle_smollm2"
     parser.add_argument("--out", type=Path, default=package, help="where export writes")
+    parser.add_argument("--note", default="", help="a line for the card: how this training went")
     parser.add_argument("--report", type=Path, help="JSON of draft_report.py for the card")
     args = parser.parse_args()
     {"generate": generate, "train": train, "export": export}[args.step](args)

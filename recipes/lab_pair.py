@@ -109,6 +109,7 @@ def train(role: str, ids: torch.Tensor, held: torch.Tensor, args: argparse.Names
                 f"{trainer.elapsed():.0f} s", flush=True,
             )  # fmt: skip
             trainer.save()
+    trainer.stop()
     return trainer
 
 
@@ -151,9 +152,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("work/lab_pair"), help="folder of the checkpoints")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "workbench" / "models" / "lab")
-    parser.add_argument("--target-steps", type=int, default=3000)
-    parser.add_argument("--draft-steps", type=int, default=1500)
+    parser.add_argument("--target-steps", type=int, default=1800)
+    parser.add_argument("--draft-steps", type=int, default=1200)
     parser.add_argument("--positions", type=int, default=2048, help="tokens a step")
+    parser.add_argument("--note", default="", help="a line for the cards: how this training went")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     corpus = data.stdlib_code()
@@ -178,7 +180,7 @@ def main() -> None:
             "held-out loss": f"{loss:.4f} nats a token, {loss / np.log(2) / bytes_a_token:.3f} bits a byte",
             "draft against target, held out": f"same arg-max {same:.3f}; sum of min(p, q) at temperature 1 {overlap:.3f}",
             "context": f"{CONTEXT} tokens",
-        }
+        } | ({"note": args.note} if args.note else {})
         ship(role, trainer, tokenizer, args.out / role, facts)
         print(json.dumps({"model": f"lab-{role}", **facts}, indent=1))
 

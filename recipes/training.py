@@ -49,7 +49,13 @@ class Trainer:
 
     def elapsed(self) -> float:
         """Return the seconds of training, earlier sittings included."""
-        return self.seconds + time.perf_counter() - self.started
+        running = not math.isnan(self.started)
+        return self.seconds + (time.perf_counter() - self.started if running else 0.0)
+
+    def stop(self) -> None:
+        """Stop the watch: what comes after is not training."""
+        self.seconds = self.elapsed()
+        self.started = float("nan")
 
     def save(self) -> None:
         """Write weights, both Adam moments and the counters."""
