@@ -27,7 +27,7 @@ MAX_BYTES = 20_000_000
 #: Steps drawn to estimate the size of all.
 SAMPLED_STEPS = 4
 _PARTS = Path(__file__).parent / "assets"
-_FIGURES: dict[str, Any] = {"token_tree": 460, "rejection_ladder": 380, "text_strip": 0}
+HEIGHTS: dict[str, int] = {"token_tree": 460, "rejection_ladder": 380}
 
 
 def record_summary(record: Record) -> str:
@@ -280,7 +280,7 @@ def _quiet(function: Callable[..., str], record: Record, step: int | None) -> st
 
 
 def _section(view: views.View, record: Record) -> str:
-    height = view.spec(record, title=False)["layout"].get("height") or _FIGURES.get(view.name) or 340
+    height = view.spec(record, title=False)["layout"].get("height") or HEIGHTS.get(view.name) or 340
     return (
         f"<section><h2>{escape(view.question)}</h2><div class='picture' id='{view.name}' style='height:{height}px'></div>"
         f"<p class='caption' id='{view.name}-caption'></p>"

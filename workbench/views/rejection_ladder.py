@@ -184,7 +184,7 @@ def _frame(record: Record, found: Ladder, rungs: list[Rung], theme: str) -> Spec
     """Return axes (fixed for the run), the row of what is tried, and the verdict above each panel."""
     d = house.design(theme)
     top = max(float(record.column("laws", name).max(initial=0.1)) for name in ("residual", "remaining"))
-    rows, gap = MAX_TOKENS + 1, 0.025
+    rows, gap = MAX_TOKENS + 1, 0.05
     width = (1 + gap) / len(rungs) - gap
     ticks = [*(house.label(p, 12) for p in found.pieces), f"<i>{OTHERS}</i>"]
     layout: Spec = {
