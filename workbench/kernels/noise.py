@@ -12,6 +12,7 @@ from workbench.kernels.simd import float_from_bits
 
 _M0, _M1 = np.uint64(P.MULTIPLIERS[0]), np.uint64(P.MULTIPLIERS[1])
 _W0, _W1 = np.uint32(P.WEYL[0]), np.uint32(P.WEYL[1])
+_HIGH = np.uint64(32)
 _STREAM = np.uint32(P.LOG_STREAM)
 _C0, _C1, _C2, _C3, _C4, _C5, _C6, _C7, _C8 = P.LOG_SERIES
 _HALF, _ONE, _STEP, _TOP = np.float32(0.5), np.float32(1), P.STEP, P.BELOW_ONE
@@ -25,18 +26,31 @@ def bits_from_float(typing, number):
     return types.int32(types.float32), lambda context, builder, sig, args: builder.bitcast(args[0], ir.IntType(32))
 
 
-@njit(nogil=True)
+@njit(inline="always")
+def _round(c0, c1, c2, c3, k0, k1):
+    a, b = _M0 * np.uint64(c0), _M1 * np.uint64(c2)
+    n0 = np.uint32(np.uint32(b >> _HIGH) ^ c1 ^ k0)
+    n2 = np.uint32(np.uint32(a >> _HIGH) ^ c3 ^ k1)
+    return n0, np.uint32(b), n2, np.uint32(a), np.uint32(k0 + _W0), np.uint32(k1 + _W1)
+
+
+@njit(inline="always")
 def philox4(c0, c1, c2, c3, k0, k1):
     """Return four random 32-bit words for one counter of four words and a key of two."""
-    for _ in range(10):
-        a, b = _M0 * np.uint64(c0), _M1 * np.uint64(c2)
-        c0, c2 = np.uint32(b >> np.uint64(32)) ^ c1 ^ k0, np.uint32(a >> np.uint64(32)) ^ c3 ^ k1
-        c1, c3 = np.uint32(b), np.uint32(a)
-        k0, k1 = np.uint32(k0 + _W0), np.uint32(k1 + _W1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)  # ten lines, not a loop: only so does LLVM make vectors
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
+    c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
     return c0, c1, c2, c3
 
 
-@njit(nogil=True)
+@njit(inline="always")
 def _log(x):
     bits = bits_from_float(x)  # type: ignore[call-arg, var-annotated]
     power = np.float32((bits >> np.int32(23)) - np.int32(126))
@@ -58,7 +72,7 @@ def _log(x):
     return (rest + tail) + power * _LN2_HIGH
 
 
-@njit(nogil=True)
+@njit(inline="always")
 def _gumbel(word):
     v = min((np.float32(word) + _HALF) * _STEP, _TOP)
     left = _ONE - v

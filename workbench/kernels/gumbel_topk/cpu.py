@@ -31,9 +31,10 @@ def _part(logits, row, first, last, temperature, k0, k1, values, ids):
     for start in range(first, last, BLOCK):
         size = min(BLOCK, last - start)
         high, best = peak, _MINUS
+        block = logits[row, start : start + size]  # a view that starts at 0, so that LLVM sees no negative index
         gumbel_block(row, start, k0, k1, words, noise)
         for i in range(size):
-            scaled[i] = logits[row, start + i] / temperature
+            scaled[i] = block[i] / temperature
         for i in range(size, BLOCK):
             scaled[i] = _MINUS
         for i in range(BLOCK):

@@ -13,13 +13,13 @@ _NEAR, _SLACK, _ONE = np.float32(NEAR), np.float32(SLACK), np.float32(1)
 
 @njit(fastmath=REASSOCIATE, nogil=True)
 def _difference(target, source, here, left, right, below_left, below_right, a, b, channels):
-    """Return the mean |target - bilinear(source)| over channels; the places are offsets into flat arrays."""
+    """Return the mean |target - bilinear(source)| over channels; the places are pixels, rows of (h * w, C) arrays."""
     w00, w01, w10, w11 = (_ONE - a) * (_ONE - b), a * (_ONE - b), (_ONE - a) * b, a * b
     total = np.float32(0.0)
     for c in range(channels):
-        sample = source[left + c] * w00 + source[right + c] * w01
-        sample += source[below_left + c] * w10 + source[below_right + c] * w11
-        total += abs(target[here + c] - sample)
+        sample = source[left, c] * w00 + source[right, c] * w01
+        sample += source[below_left, c] * w10 + source[below_right, c] * w11
+        total += abs(target[here, c] - sample)
     return total / np.float32(channels)
 
 
@@ -40,11 +40,11 @@ def _sample(target, source, y, x, qx, qy, qz, height, width, channels, border):
     cost = _difference(
         target,
         source,
-        (y * width + x) * channels,
-        (upper + left) * channels,
-        (upper + right) * channels,
-        (lower + left) * channels,
-        (lower + right) * channels,
+        y * width + x,
+        upper + left,
+        upper + right,
+        lower + left,
+        lower + right,
         u - np.float32(left),
         v - np.float32(top),
         channels,
@@ -62,7 +62,7 @@ def sweep(target, source, homography, shift, depths, border, cost, valid):
         depths: (D,) fp32. border: pixels at the image's edge, of both views, that never count.
     """
     height, width, channels = target.shape
-    flat_target, flat_source = target.reshape(target.size), source.reshape(source.size)
+    flat_target, flat_source = target.reshape(height * width, channels), source.reshape(height * width, channels)
     for y in prange(border, height - border):
         for x in range(border, width - border):
             ax = np.float32(homography[0, 0] * x + homography[0, 1] * y + homography[0, 2])
