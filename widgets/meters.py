@@ -7,10 +7,9 @@ from html import escape
 from typing import Any
 
 from widgets.parts import asset
+from workbench.export import change
 from workbench.record import Record
 from workbench.theme import number
-
-_WORDS = {"speed": ("faster", "slower"), "quality": ("better", "worse"), "cost": ("cheaper", "dearer")}
 
 
 def rows(record: Record) -> list[dict[str, Any]]:
@@ -23,25 +22,6 @@ def rows(record: Record) -> list[dict[str, Any]]:
     front = [next((r for r in table if r["kind"] == kind), None) for kind in ("speed", "quality")]
     first = [r for r in front if r is not None]
     return first + [r for r in table if r not in first]
-
-
-def change(row: dict[str, Any]) -> tuple[str, str]:
-    """Return what the meter does against its baseline in words, and "good", "bad" or "same"."""
-    value, base = float(row["value"]), float(row["baseline"])
-    if math.isnan(value) or math.isnan(base):
-        return "", "same"
-    better, worse = _WORDS[row["kind"]]
-    up = value > base
-    good = up == (row["better"] == "higher")
-    if math.isclose(value, base, rel_tol=5e-3, abs_tol=1e-12):
-        return "= no change", "same"
-    if row["kind"] == "quality" and float(row.get("low", math.nan)) <= base <= float(row.get("high", math.nan)):
-        return "= same within noise", "same"
-    arrow = "▲" if up else "▼"
-    if row["kind"] == "quality" or base <= 0 or value <= 0:
-        return f"{arrow} {number(abs(value - base))} {better if good else worse}", "good" if good else "bad"
-    ratio = max(value / base, base / value)
-    return f"{arrow} {number(ratio)}× {better if good else worse}", "good" if good else "bad"
 
 
 def html(record: Record | None) -> str:

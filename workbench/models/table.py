@@ -61,3 +61,14 @@ def checked_laws(probs: Any) -> np.ndarray:
             shown = np.array2string(table[row], threshold=8, precision=6)
             raise InputError(expected("TableLM", wanted, f"{shown}, sum {table[row].sum():.6g}", f"row {row}", "Mend that row"))
     return table / table.sum(1, keepdims=True)
+
+
+#: Tables that a knob can name, so that a page can show an exact law: name -> seed of its Dirichlet(1) rows.
+NAMED_TABLES = {"table-target": 11, "table-draft": 12}
+NAMED_TABLE_SIZE = 4
+
+
+def named_table(name: str) -> TableLM:
+    """Return a table of `NAMED_TABLES`: 4 tokens (three would hide some wrong verifiers), rows drawn once from Dirichlet(1)."""
+    rng = np.random.default_rng(NAMED_TABLES[name])
+    return TableLM(rng.dirichlet(np.ones(NAMED_TABLE_SIZE), NAMED_TABLE_SIZE))

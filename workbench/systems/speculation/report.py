@@ -278,9 +278,12 @@ def write_exact_monitor(system: RSD, tape: Tape, samples: np.ndarray) -> None:
         "curve/lossless", x_label="samples", y_label="distance from the exact law", p_value=p_value, dof=dof,
         samples=len(pairs), law="exact joint law of the first two emitted tokens",
     )  # fmt: skip
+    # |d_i| of a normal deviation has standard deviation sqrt(1 - 2 / pi) sigma_i.
+    noise = 1.96 * float(np.sqrt((1 - 2 / np.pi) * (exact * (1 - exact)).sum() / len(pairs)) / 2)
     write_meter(
         tape, "total_variation_to_target", rows[-3][2], "total variation", kind="quality", better="lower",
         baseline=rows[-2][2], baseline_name="expected of an exact sampler with as many samples", samples=len(pairs),
+        spread=(rows[-3][2] - noise, rows[-3][2] + noise),
     )  # fmt: skip
 
 

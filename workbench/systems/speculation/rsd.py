@@ -45,6 +45,17 @@ BREAKS = ["none", "sorted-siblings", "unrenormalised-draft", "top-k-as-sampled"]
 DEFAULT_PROMPT = "Explain in simple words why the sky is blue, and why sunsets are red."
 
 
+#: What the presets set apart from their own point: the real model, or tables whose output law can be enumerated.
+_ON_TEXT = {
+    "prompt": DEFAULT_PROMPT, "target": "smollm2-135m", "draft": "int8", "max_new_tokens": 64, "num_samples": 0,
+    "top_p": 1.0, "draft_alignment": 0.0, "break_it": "none", "keep_depth": 8, "keep_width": 8,
+}  # fmt: skip
+_ON_TABLE = _ON_TEXT | {
+    "prompt": [0], "target": "table-target", "draft": "table-draft", "max_new_tokens": 4, "num_samples": 4000,
+    "method": "rsd-s", "depth": 2, "width": 3, "temperature": 1.0,
+}  # fmt: skip
+
+
 @dataclass
 class Output:
     """Tokens that one decode wrote after the prompt, and how long its steps took."""
@@ -77,11 +88,12 @@ class RSD(System):
         "length_and_budget",
     )
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {"method": "rsd-s", "depth": 3, "width": 3, "temperature": 0.3, "break_it": "none"},
-        "fastest here": {"method": "rsd-s", "depth": None, "width": None, "temperature": 0.0, "break_it": "none"},
-        "wide tree": {"method": "rsd-c", "depth": 3, "width": [3, 2, 1], "temperature": 0.7, "break_it": "none"},
-        "extreme": {"method": "rsd-s", "depth": 6, "width": 8, "temperature": 1.0, "break_it": "none"},
-        "break it": {"method": "rsd-s", "depth": 2, "width": 3, "temperature": 1.0, "break_it": "sorted-siblings"},
+        "paper": _ON_TEXT | {"method": "rsd-s", "depth": 3, "width": 3, "temperature": 0.3},
+        "fastest here": _ON_TEXT | {"method": "rsd-s", "depth": None, "width": None, "temperature": 0.0},
+        "wide tree": _ON_TEXT | {"method": "rsd-c", "depth": 3, "width": [3, 2, 1], "temperature": 0.7},
+        "extreme": _ON_TEXT | {"method": "rsd-s", "depth": 6, "width": 8, "temperature": 1.0},
+        "prove it": _ON_TABLE,
+        "break it": _ON_TABLE | {"break_it": "sorted-siblings"},
     }
     notes = (
         "The paper's targets (Llama 2, OPT) and its trained drafters are not reproduced; its settings (temperature 0.3, "
@@ -116,11 +128,16 @@ class RSD(System):
     )
     top_p = knob(param.Number, 1.0, bounds=(0.05, 1.0), step=0.05, doc="Keep the likeliest tokens up to this mass; 1 keeps all.")
     max_new_tokens = knob(param.Integer, 64, bounds=(1, 2048), unit="tokens", doc="Tokens to write after the prompt.")
-    target = knob(ModelName, "smollm2-135m", names=("smollm2-135m", "lab-target"), doc="Model whose text is written, exactly.")
+    target = knob(
+        ModelName,
+        "smollm2-135m",
+        names=("smollm2-135m", "lab-target", "table-target"),
+        doc="Model whose text is written, exactly.",
+    )
     draft = knob(
         ModelName,
         "int8",
-        names=("int8", "lookup+int8", "lookup", "eagle", "lab-draft"),
+        names=("int8", "lookup+int8", "lookup", "eagle", "lab-draft", "table-draft"),
         doc="Who proposes: the target's own weights in int8, prompt lookup, a trained layer, or any model of the same vocabulary.",
     )
     draft_alignment = knob(

@@ -82,6 +82,10 @@ def _reject(
             residual = residual_law(residual, remaining)
             remaining = next_remaining(remaining, token)
         if accepted is None:
+            if tree.trials[node]:  # what the last rejection left, so that a picture can show all of the walk
+                walk.trail.append(
+                    (node, len(tree.trials[node]), residual, np.zeros_like(residual) if remaining is None else remaining)
+                )
             return _finish(walk, tree, node, residual, rng)
         walk.path.append(accepted)
         node = accepted
