@@ -164,7 +164,7 @@ def test_an_empty_folder_is_one_sentence(tmp_path):
 def test_available_lists_what_load_takes(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
     entries = {entry.name: entry for entry in models.available()}
-    assert {"smollm2-135m", "lab-target", "lab-draft", "eagle"} == set(entries)
+    assert set(entries) >= {"smollm2-135m", "lab-target", "lab-draft", "eagle"}
     assert not entries["smollm2-135m"].ready
     assert "workbench models pull smollm2-135m" in entries["smollm2-135m"].status
     assert str(tmp_path) in entries["smollm2-135m"].where

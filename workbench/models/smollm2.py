@@ -163,7 +163,7 @@ def counted(tell: Progress, text: str, start: float, end: float) -> Iterator[Non
     """Report each tensor that transformers reads from a GGUF file, in place of the bar it draws itself."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
-    def each(tensors, **options):  # type: ignore[no-untyped-def]
+    def each(tensors, **options):
         for done, tensor in enumerate(tensors):
             tell(start + (end - start) * done / len(tensors), text)
             yield tensor
