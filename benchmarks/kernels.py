@@ -245,7 +245,7 @@ def measured(which: str, length: int) -> None:
 
     def once(size: int) -> float:
         made = spec.make(np.random.default_rng(0), H=9, K=3, T=size, d=64, bins=64)
-        tensors = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in made.items()}
+        tensors: Any = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in made.items()}
         start = time.perf_counter()
         (torch_mass if which == "torch" else kernels.attention_mass)(**tensors)
         return time.perf_counter() - start

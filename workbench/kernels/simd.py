@@ -79,7 +79,7 @@ def _emit(context: Any, builder: Any, sig: Any, args: Any, rows: int, columns: i
             for i, x_part in enumerate(x_parts):
                 place = sums[i * columns + j]
                 builder.store(builder.call(fma, [x_part, w_part, builder.load(place)]), place)
-    return context.make_tuple(builder, sig.return_type, [_horizontal(builder, builder.load(place)) for place in sums])
+    return context.make_tuple(builder, sig.return_type, _horizontal(builder, [builder.load(place) for place in sums]))
 
 
 def _multiply_add(builder: Any) -> Any:
@@ -149,14 +149,27 @@ def _load(builder: Any, pointer: Any, dtype: Any) -> Any:
     return builder.sitofp(builder.sext(part, _INTS), _VECTOR) if small else part
 
 
-def _horizontal(builder: Any, vector: Any) -> Any:
-    width = LANES
-    while width > 1:
-        width //= 2
-        halves = [ir.Constant(ir.VectorType(_I32, width), list(range(s, s + width))) for s in (0, width)]
-        low, high = (builder.shuffle_vector(vector, vector, half) for half in halves)
-        vector = builder.fadd(low, high)
-    return builder.extract_element(vector, ir.Constant(_I32, 0))
+def _horizontal(builder: Any, vectors: list[Any]) -> list[Any]:
+    """Return the sum of each vector's lanes; their number is a power of two, at most LANES.
+
+    Halves are folded onto each other, always in the same pairs, while pairs of vectors share a register: a third of
+    the instructions of one vector after the other.
+    """
+
+    def fold(a: Any, b: Any, segment: int) -> Any:
+        starts = range(0, a.type.count + (b.type.count if b is not a else 0), segment)
+        low = [start + i for start in starts for i in range(segment // 2)]
+        masks = [ir.Constant(ir.VectorType(_I32, len(low)), [i + shift for i in low]) for shift in (0, segment // 2)]
+        return builder.fadd(*(builder.shuffle_vector(a, b, mask) for mask in masks))
+
+    count, segment = len(vectors), LANES
+    while len(vectors) > 1:
+        vectors = [fold(a, b, segment) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
+        segment //= 2
+    while segment > 1:
+        vectors = [fold(vectors[0], vectors[0], segment)]
+        segment //= 2
+    return [builder.extract_element(vectors[0], ir.Constant(_I32, i)) for i in range(count)]
 
 
 @intrinsic

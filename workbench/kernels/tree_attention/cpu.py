@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from workbench.kernels.simd import LANES, REASSOCIATE, exp32, make_mix, make_tile
+from workbench.kernels.simd import LANES, REASSOCIATE, WIDE, exp32, make_mix, make_tile
 
 TILE = 64  # keys in flight: 64 x 64 fp32 of keys and of values stay in the first-level cache
-_four = make_tile(4, 1, prefetch=False)
+_KEYS = 4 if WIDE else 2  # keys of one register tile
+_tile, _single = make_tile(4, _KEYS, prefetch=False), make_tile(4, 1, prefetch=False)
 _mix_one, _mix_four = make_mix(4, 1), make_mix(4, 4)
 _MINUS = np.float32(-np.inf)
 
@@ -26,14 +27,22 @@ def _scores(q, keys, first, count, column, scores):
     """Write scores[n, t] = q[n] . keys[first + t, column : column + d] for t < count; -inf in the rest of the tile."""
     width = q.shape[1]
     chunks = width // LANES
-    for t in range(count):
-        for n in range(0, q.shape[0], 4):
-            part = _four(q, n, 0, keys, first + t, column, chunks)
+    whole = count // _KEYS * _KEYS
+    for n in range(0, q.shape[0], 4):
+        for t in range(0, whole, _KEYS):
+            part = _tile(q, n, 0, keys, first + t, column, chunks)
             for i in range(4):
-                total = part[i]
+                for j in range(_KEYS):
+                    scores[n + i, t + j] = part[i * _KEYS + j]
+        for t in range(whole, count):
+            last = _single(q, n, 0, keys, first + t, column, chunks)
+            for i in range(4):
+                scores[n + i, t] = last[i]
+    if chunks * LANES < width:
+        for n in range(q.shape[0]):
+            for t in range(count):
                 for c in range(chunks * LANES, width):
-                    total += q[n + i, c] * keys[first + t, column + c]
-                scores[n + i, t] = total
+                    scores[n, t] += q[n, c] * keys[first + t, column + c]
     for n in range(q.shape[0]):
         for t in range(count, TILE):
             scores[n, t] = _MINUS
