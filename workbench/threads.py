@@ -23,7 +23,7 @@ from typing import Any
 from workbench.errors import InputError, expected
 
 _LAYERS = "omp tbb workqueue"  # OpenMP starts a parallel region in 4 us here, workqueue in 100 us
-_SPIN = "20000"  # idle turns (about 50 us) of a waiting worker before it sleeps; the default is 15 times that
+_SPIN = "2000"  # turns of a waiting worker before it sleeps, tens of microseconds; the default is 150 times that
 _workqueue_lock = threading.RLock()
 
 
