@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +68,10 @@ class Bench(pn.viewable.Viewer):
         self._id = uuid.uuid4().hex[:8]
         self._lock = threading.RLock()
         self._job: worker.Job | None = None
+        self._warming: Future[None] | None = None
         self._ran_with: dict[str, Any] = {}
         self._public = served()
+        self._closed = False
         self._doc = pn.state.curdoc
         self._build()
         self._open()
@@ -132,9 +135,9 @@ class Bench(pn.viewable.Viewer):
         self._refresh_controls()
         if notes:
             self._say(" ".join(notes) + " The default is used.")
-        self._warm()
         if kept is None or self._needs_run():
-            self._start()
+            # A word from a run that ends before the session is attached to its browser would be lost.
+            pn.state.onload(lambda: self._heard({"kind": "run"}))
 
     def _try_set(self, knobs: dict[str, Any]) -> None:
         for name, value in knobs.items():
@@ -144,6 +147,9 @@ class Bench(pn.viewable.Viewer):
                 continue  # a record of an older version may hold a knob or a value that is gone
 
     def _warm(self) -> None:
+        """Load the model in the background, once the first picture stands: before that it would only keep the reader waiting."""
+        if self._warming is not None:
+            return
         self._warming = worker.warm(self.system)
         if self._warming is None or self._warming.done():
             return
@@ -162,7 +168,7 @@ class Bench(pn.viewable.Viewer):
         actions: dict[str, Callable[[dict[str, Any]], None]] = {
             "live": self._on_live, "settle": self._on_settle, "run": lambda _: self._start(), "preset": self._on_preset,
             "cancel": lambda _: self.cancel(), "theme": self._on_theme, "step": self._on_step, "click": self._on_click,
-            "words": self._on_words, "tab": self._on_tab, "dismiss": lambda _: self._say(""),
+            "painted": lambda _: self._warm(), "words": self._on_words, "tab": self._on_tab, "dismiss": lambda _: self._say(""),
         }  # fmt: skip
         action = actions.get(str(message.get("kind")))
         if action is None:
@@ -325,7 +331,8 @@ class Bench(pn.viewable.Viewer):
         self.cancel()
         knobs = {name: getattr(self.system, name) for name in self.system.knob_names()}
         self._ran_with = self.system.values()
-        self._say("")
+        if self.header.tone == "error":
+            self._say("")
         self.stage.dim(True)
         self._job = worker.QUEUE.submit(lambda job: self._work(job, type(self.system)(**knobs)), self._changed(knobs))
 
@@ -335,8 +342,10 @@ class Bench(pn.viewable.Viewer):
             worker.QUEUE.cancel(self._job)
 
     def _work(self, job: worker.Job, system: System) -> Record:
+        if self._warming is None:
+            self._warming = worker.warm(system)
         worker.settled(self._warming, job)
-        return system.record(Tape(on_step=_Watch(self, job), cancel=job.cancelled))
+        return system.record(Tape(on_step=_Watch(self, job, system), cancel=job.cancelled))
 
     def _changed(self, knobs: dict[str, Any]) -> Callable[[worker.Job], None]:
         def changed(job: worker.Job) -> None:
@@ -347,8 +356,8 @@ class Bench(pn.viewable.Viewer):
 
     def _follow(self, job: worker.Job, state: str, place: int, result: Record | None, knobs: dict[str, Any]) -> None:
         """Show where this page's run stands. Runs in the page's session."""
-        if job is not self._job:
-            return  # a newer run has taken its place
+        if job is not self._job or (state == "waiting" and job.state != state):
+            return  # a newer run has taken its place, or the word that it waits came late
         if state == "waiting":
             self.header.param.update(state="waiting", detail=f"{place} before you" if place else "starting")
         elif state == "running":
@@ -401,6 +410,8 @@ class Bench(pn.viewable.Viewer):
                 except Exception as error:  # a page must outlive a picture that cannot be drawn
                     self._say(worker.sentence(error), "error")
 
+        if self._closed:
+            return
         if self._doc is not None and self._doc.session_context is not None:
             self._doc.add_next_tick_callback(guarded)
         else:
@@ -408,18 +419,18 @@ class Bench(pn.viewable.Viewer):
 
     def close(self) -> None:
         """Stop this page's run and forget its records (called when its session ends)."""
+        self._closed = True
         self.cancel()
         self._job = None
-        self.record = None
+        self.record = self.stage.record = None
         self.history = []
-        self.stage.clear()
 
 
 class _Watch:
     """What a run tells its page at every step, thinned so that watching costs at most a tenth of the run's time."""
 
-    def __init__(self, bench: Bench, job: worker.Job) -> None:
-        self.bench, self.job = bench, job
+    def __init__(self, bench: Bench, job: worker.Job, system: System) -> None:
+        self.bench, self.job, self.system = bench, job, system
         self.next = 0.0
 
     def __call__(self, progress: Progress, tape: NullTape) -> None:
@@ -432,12 +443,18 @@ class _Watch:
         self.next = now + max(PARTIAL_EVERY_S, cost / PARTIAL_SHARE)
 
     def _record(self, tape: NullTape) -> Record | None:
+        """Return what has been recorded so far, derived groups included where they can be derived already."""
         try:
             columns = tape.columns() if isinstance(tape, Tape) else {}
-            attrs = self.bench.system._attrs({})
-            return Record.from_columns(columns, attrs, getattr(tape, "attrs", {})) if columns else None
+            if not columns:
+                return None
+            record = Record.from_columns(columns, self.system._attrs({}), getattr(tape, "attrs", {}))
         except (WorkbenchError, ValueError):
             return None  # a group may be half-written between two steps; the next one is whole
+        try:
+            return self.system.rederive(record)
+        except Exception:
+            return record  # `derive` may need what only a finished run has
 
 
 def _last_step(record: Record, group: str) -> int:

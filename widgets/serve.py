@@ -13,6 +13,9 @@ from widgets.gallery import Gallery
 from workbench import system as systems
 
 THREADS = 4  # sessions answered at the same time; runs have their own queue
+#: A closed page keeps its session, and its run, until the next of these checks after 15 s; a reload finds it again. No
+#: shorter lifetime: a browser that needs longer to connect would get a new session, whose style sheets Panel takes from its CDN.
+SESSION_MS = {"unused_session_lifetime_milliseconds": 15_000, "check_unused_sessions_milliseconds": 2_000}
 LOOPBACK = ("localhost", "127.0.0.1")
 log = logging.getLogger("workbench.page")
 
@@ -47,7 +50,7 @@ def serve(
     pn.config.nthreads = THREADS
     routes = pages(names)
     titles = {key: "Workbench" for key in routes}
-    options: dict[str, Any] = {"start": start, "threaded": threaded, "show": show, "title": titles, "verbose": True}
+    options: dict[str, Any] = {"start": start, "threaded": threaded, "show": show, "title": titles, "verbose": True, **SESSION_MS}
     return pn.serve(routes, port=port, address=address, websocket_origin=origins(address, port), **options)  # type: ignore[arg-type]
 
 

@@ -151,12 +151,6 @@ class Stage:
         for slot in self.slots.values():
             slot.picture.reacts = slot.view is not None and bool(groups & _touched(slot.view))
 
-    def clear(self) -> None:
-        """Forget the record and every figure."""
-        self.record = None
-        for slot in self.slots.values():
-            slot.picture.param.update(figure="", twin="", caption="")
-
 
 def _touched(view: View) -> set[str]:
     return {*view.groups, view.steps} - {""}

@@ -64,7 +64,7 @@ class RunQueue:
                 threading.Thread(target=self._serve, name="workbench-run", daemon=True).start()
             job.place = self._busy + len(self._queue) - 1
             self._lock.notify()
-        job.on_change(job)
+        _tell(job)
         return job
 
     def cancel(self, job: Job) -> None:
@@ -76,7 +76,7 @@ class RunQueue:
                 self._queue.remove(job)
                 job.state = "cancelled"
         if waiting:
-            job.on_change(job)
+            _tell(job)
             self._tell_places()
 
     def _serve(self) -> None:
@@ -87,13 +87,13 @@ class RunQueue:
                 job = self._queue.popleft()
                 self._busy += 1
                 job.state, job.place = "running", 0
-            job.on_change(job)
+            _tell(job)
             self._tell_places()
             self._do(job)
             with self._lock:
                 self._busy -= 1
-            job.on_change(job)
-            job.result = None  # the page has it; a queue must not keep a visitor's record alive
+            _tell(job)
+            job.result = None  # the page has it; the queue must not keep a visitor's record alive
 
     @staticmethod
     def _do(job: Job) -> None:
@@ -114,7 +114,15 @@ class RunQueue:
                     job.place = place
                     moved.append(job)
         for job in moved:
-            job.on_change(job)
+            _tell(job)
+
+
+def _tell(job: Job) -> None:
+    """Tell a job's page of a change; a page that is gone, or cannot draw it, must not end the worker."""
+    try:
+        job.on_change(job)
+    except Exception:
+        log.exception("a page could not be told of its run")
 
 
 QUEUE = RunQueue()

@@ -73,7 +73,7 @@ class Walk(System):
         law = np.array([math.erfc(self.threshold / math.sqrt(2 * (s + 1))) for s in range(count)])
         none = np.full(count, np.nan)
         reach = {"curve": np.full(count, "walkers"), "x": np.arange(count), "y": share, "y_low": none, "y_high": none, "law": law}
-        return {"curve/reach": reach, "meters": _meters(record, float(share[-1]), float(law[-1]))}
+        return {"curve/reach": reach} | ({"meters": _meters(record, float(share[-1]), float(law[-1]))} if "meters" in record else {})
 
 
 def _meters(record: Record, share: float, law: float) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _reach(record: Record, *, theme: str = "light", title: str = "", step: int =
 
 
 def _reach_caption(record: Record, *, step: int = 0) -> str:
-    return f"After step {step + 1}, {record['curve/reach']['y'].values[step]:.0%} of the walkers are beyond the threshold."
+    return f"After step {step}, {record['curve/reach']['y'].values[step]:.0%} of the walkers are beyond the threshold."
 
 
 def _reach_words(record: Record) -> str:

@@ -41,6 +41,7 @@ export function render({ model }) {
       plot.on("plotly_click", clicked)
       plot.on("plotly_afterplot", mark)
     }
+    if (!drawn) model.send_msg({ kind: "painted" })
     drawn = source
     mark()
   }

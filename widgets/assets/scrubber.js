@@ -26,7 +26,7 @@ export function render({ model }) {
   function show() {
     slider.max = Math.max(0, model.count - 1)
     slider.value = shown
-    label.textContent = model.count ? `${model.noun} ${shown + 1} of ${model.count}` : ""
+    label.textContent = model.count ? `${model.noun} ${shown} of ${model.count - 1}` : ""
     root.hidden = model.count < 2
     root.dataset.step = shown
   }
