@@ -114,6 +114,11 @@ def test_file_is_one_zip_without_duplicates(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.zarr.zip"]
 
 
+def test_a_saved_file_may_be_read_by_whom_any_new_file_may(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    assert record().save(tmp_path / "a.zarr.zip").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
 def test_truncated_file_is_refused(share: float, tmp_path: Path) -> None:
     path = record().save(tmp_path / "a.zarr.zip")

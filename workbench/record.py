@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import uuid
 import zipfile
 from collections.abc import Mapping
 from functools import cached_property
@@ -168,17 +168,15 @@ class Record:
         """
         target = Path(path)
         blobs = self._encode()
-        partial: str | None = None
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
         try:
-            handle, partial = tempfile.mkstemp(dir=target.parent or ".", prefix=f".{target.name}.", suffix=".partial")
-            with os.fdopen(handle, "wb") as stream:
+            with open(partial, "xb") as stream:
                 _write_zip(stream, blobs)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(partial, target)
         except OSError as error:
-            if partial is not None and os.path.exists(partial):
-                os.unlink(partial)
+            partial.unlink(missing_ok=True)
             reason = error.strerror or str(error)
             raise StorageError(
                 f"Saving a record to {str(target)!r} failed: {reason}. Choose another folder or free some space."
