@@ -302,7 +302,7 @@ class Bench(pn.viewable.Viewer):
             self.meters.object = meters.html(new)
 
     def _refresh_controls(self) -> None:
-        self.controls.values = controls.shown(self.system)
+        self.controls.param.update(values=controls.shown(self.system), fresh=self.controls.fresh + 1)
         self.header.python = link.python(self.system)
         self._write_link()
 

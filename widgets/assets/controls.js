@@ -108,6 +108,7 @@ export function render({ model }) {
     if (!(input && input.id === `knob-${name}`)) knob.show(model.values[name])
   })
   model.on("values", show)
+  model.on("fresh", show)
   show()
   return root
 }
