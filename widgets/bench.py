@@ -118,13 +118,12 @@ class Bench(pn.viewable.Viewer):
         kept = recorded_run(self.system.key)
         if pn.state.location is not None and self._public:
             search = pn.state.location.search
-            if kept is not None and not search:
+            if kept is not None and not link.names_knob(self.system, search):
                 self._try_set(kept.knobs)
             other, notes = link.restore(self.system, search, public=True)
             pn.state.on_session_destroyed(lambda _: self.close())
-        if other.get("theme") in themes.DESIGNS:
-            self.theme = other["theme"]
-        self.header.param.update(ask_theme=self._public and "theme" not in other, theme=self.theme)
+        self._wear(other["theme"] if other.get("theme") in themes.DESIGNS else self.theme)
+        self.header.ask_theme = self._public and "theme" not in other
         if kept is not None:
             self._ran_with = {n: v for n, v in kept.knobs.items() if n in self.system.knob_names()}
             self._show(self.system.rederive(kept), "recorded")
@@ -217,11 +216,13 @@ class Bench(pn.viewable.Viewer):
             self._start()
 
     def _on_theme(self, message: dict[str, Any]) -> None:
-        self.theme = message["theme"]
-        self._page.css_classes = ["wb-page", *(["wb-dark"] if self.theme == "dark" else [])]
-        self.header.theme = self.theme
+        self._wear(message["theme"])
         self.stage.option_changed("theme", self._options())
         self._write_link()
+
+    def _wear(self, theme: str) -> None:
+        self.theme = self.header.theme = theme
+        self._page.css_classes = ["wb-page", "wb-column", *(["wb-dark"] if theme == "dark" else [])]
 
     def _on_step(self, message: dict[str, Any]) -> None:
         self._go_to(int(message["step"]))

@@ -35,6 +35,11 @@ def restore(system: System, search: str, *, public: bool) -> tuple[dict[str, str
     return other, notes
 
 
+def names_knob(system: System, search: str) -> bool:
+    """Return whether a link holds any knob (one that only names a theme or a step does not)."""
+    return any(name in system.knob_names() for name, _ in parse_qsl(search.lstrip("?")))
+
+
 def python(system: System) -> str:
     """Return the call that makes this run, with the knobs that differ from their defaults."""
     changed = {n: v for n, v in system.values().items() if v != plain(system.knobs()[n].default)}
