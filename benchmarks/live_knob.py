@@ -26,9 +26,15 @@ from workbench import system as systems
 from workbench import views
 from workbench.system import KnobInfo, System
 
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 #: Collects every picture below a node, through shadow roots.
 _SEEK = """
@@ -97,7 +103,9 @@ def naive_page(bench: Bench, knob: KnobInfo) -> pn.Column:
 
     low, high = knob.bounds or (0, 1)
     whole = isinstance(getattr(system, knob.name), int)
-    slider = (pn.widgets.IntSlider if whole else pn.widgets.FloatSlider)(start=low, end=high, value=getattr(system, knob.name), label=knob.label)
+    slider = (pn.widgets.IntSlider if whole else pn.widgets.FloatSlider)(
+        start=low, end=high, value=getattr(system, knob.name), label=knob.label
+    )
     pane = pn.pane.Plotly(figure(slider.value), sizing_mode="stretch_width", height=360)
     slider.param.watch(lambda event: setattr(pane, "object", figure(event.new)), "value")
     return pn.Column(slider, pane, sizing_mode="stretch_width")
@@ -115,9 +123,11 @@ def serve_both(system: type[System], port: int) -> tuple[Any, list[Bench]]:
         pn.extension("plotly")
         return naive_page(opened[0], live_knob(system))
 
-    pn.config.nthreads = serve.THREADS
+    pn.config.param.update(nthreads=serve.THREADS)
     origins = serve.origins("127.0.0.1", port)
-    return pn.serve({"live": live, "naive": naive}, port=port, show=False, threaded=True, websocket_origin=origins, verbose=False), opened
+    return pn.serve(
+        {"live": live, "naive": naive}, port=port, show=False, threaded=True, websocket_origin=origins, verbose=False
+    ), opened
 
 
 def values(knob: KnobInfo, moves: int) -> list[float]:
@@ -171,7 +181,9 @@ def main() -> None:
     system = systems.get(options.system)
     ours, plain, pictures = measure(system, options.moves, options.port)
     print(f"live knob {live_knob(system).name!r} of {system.key}: input event to repaint, ms, {len(ours)} moves each, in turn")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, panel {pn.__version__}")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, panel {pn.__version__}"
+    )
     for name, times, drawn in (("bench", ours, pictures), ("naive Plotly pane", plain, 1)):
         p50, p95 = np.percentile(times, [50, 95])
         print(f"  {name:<18} p50 {p50:6.1f}   p95 {p95:6.1f}   pictures redrawn {drawn}")

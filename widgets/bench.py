@@ -54,7 +54,7 @@ class Bench(pn.viewable.Viewer):
         >>> wb.open("rsd", depth=4)
     """
 
-    theme = param.Selector(default="light", objects=list(themes.DESIGNS), doc="Design of page and pictures.")
+    theme: Any = param.Selector(default="light", objects=list(themes.DESIGNS), doc="Design of page and pictures.")
     step = param.Integer(0, bounds=(0, None), doc="Step of the run on show.")
     selected = param.Parameter(None, doc="What the reader clicked last in a picture (the mark's own data).")
 
@@ -85,7 +85,11 @@ class Bench(pn.viewable.Viewer):
             whole_page=whole, light_page=themes.design("light").background, dark_page=themes.design("dark").background,
         )  # fmt: skip
         self.controls = Controls(
-            on_message=self._heard, bench=self._id, spec=controls.spec(cls), values=controls.shown(self.system), presets=list(cls.presets)
+            on_message=self._heard,
+            bench=self._id,
+            spec=controls.spec(cls),
+            values=controls.shown(self.system),
+            presets=list(cls.presets),
         )
         self.stage = Stage(cls.shows, self._picture)
         self.scrubber = Scrubber(on_message=self._heard, bench=self._id, whole_page=whole)
@@ -95,7 +99,9 @@ class Bench(pn.viewable.Viewer):
         self._page = self._layout()
 
     def _picture(self, place: str) -> Picture:
-        return Picture(on_message=lambda message: self._heard({"place": place, **message}), bench=self._id, visible=place == "hero")
+        return Picture(
+            on_message=lambda message: self._heard({"place": place, **message}), bench=self._id, visible=place == "hero"
+        )
 
     def _layout(self) -> pn.Column:
         slots = {name: slot.picture for name, slot in self.stage.slots.items()}
@@ -158,7 +164,9 @@ class Bench(pn.viewable.Viewer):
 
     def _warmed(self) -> None:
         if self.header.detail == "the model loads in the background":
-            self.header.detail = "the model is ready" if self._warming and not self._warming.exception() else "the model did not load"
+            self.header.detail = (
+                "the model is ready" if self._warming and not self._warming.exception() else "the model did not load"
+            )
 
     # ---- what the reader does ----------------------------------------------------------------------------------------
 
@@ -470,7 +478,9 @@ def _whole(text: str | None) -> int:
 
 
 def _column(children: list[Any], name: str) -> pn.Column:
-    return pn.Column(*children, css_classes=[name, "wb-column"], stylesheets=[page_style()], sizing_mode="stretch_width", margin=0)
+    return pn.Column(
+        *children, css_classes=[name, "wb-column"], stylesheets=[page_style()], sizing_mode="stretch_width", margin=0
+    )
 
 
 def _load_extension() -> None:

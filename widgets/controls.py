@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,10 +129,9 @@ def _parse(info: KnobInfo, raw: Any) -> Any:
 def _admit(info: KnobInfo, value: Any, limits: Mapping[str, Any]) -> None:
     if isinstance(value, (str, list)) and len(value) > MAX_TEXT:
         raise InputError(expected(info.name, f"at most {MAX_TEXT} characters on a shared page", f"{len(value)}"))
-    if isinstance(info.parameter, ModelName) and isinstance(value, str) and value not in info.parameter.names:
-        if not _HUB_NAME.fullmatch(value) or os.path.exists(value):
-            then = "Files on the server are not opened from a page"
-            raise InputError(expected(info.name, "the name of a model, such as 'org/model'", repr(value[:80]), then=then))
+    if isinstance(info.parameter, ModelName) and isinstance(value, str) and not _is_name(value, info.parameter.names):
+        then = "Files on the server are not opened from a page"
+        raise InputError(expected(info.name, "the name of a model, such as 'org/model'", repr(value[:80]), then=then))
     most = limits.get(info.name)
     size = float(np.max(value)) if isinstance(value, (int, float, list)) and np.size(value) else None
     if isinstance(value, str) and most is not None:
@@ -140,3 +139,7 @@ def _admit(info: KnobInfo, value: Any, limits: Mapping[str, Any]) -> None:
     if most is not None and size is not None and size > most:
         then = "Run it in a notebook for more"
         raise InputError(expected(info.name, f"at most {most} on a shared page", f"{size:g}", then=then))
+
+
+def _is_name(value: str, known: Sequence[str]) -> bool:
+    return value in known or (_HUB_NAME.fullmatch(value) is not None and not os.path.exists(value))

@@ -134,7 +134,9 @@ class Tabs(_Part):
     labels = param.List([])
     chosen = param.Integer(0)
 
-    _esm = asset("newest.js") + """
+    _esm = (
+        asset("newest.js")
+        + """
 export function render({ model }) {
   const root = element("div", { class: "choices", role: "group", "aria-label": "further views" })
   const show = () => root.replaceChildren(...model.labels.map((label, index) => element("button", {
@@ -144,3 +146,4 @@ export function render({ model }) {
   return root
 }
 """
+    )

@@ -36,7 +36,13 @@ def page(system: type[systems.System]) -> Callable[[], Bench]:
 
 
 def serve(
-    names: Sequence[str] = (), port: int = 5006, address: str = "127.0.0.1", show: bool = False, *, start: bool = True, threaded: bool = False
+    names: Sequence[str] = (),
+    port: int = 5006,
+    address: str = "127.0.0.1",
+    show: bool = False,
+    *,
+    start: bool = True,
+    threaded: bool = False,
 ) -> Any:
     """Serve the pages until interrupted, and return Panel's server.
 
@@ -47,11 +53,11 @@ def serve(
         show: open a browser.
         start, threaded: as in `panel.serve`.
     """
-    pn.config.nthreads = THREADS
+    pn.config.param.update(nthreads=THREADS)
     routes = pages(names)
-    titles = {key: "Workbench" for key in routes}
+    titles = dict.fromkeys(routes, "Workbench")
     options: dict[str, Any] = {"start": start, "threaded": threaded, "show": show, "title": titles, "verbose": True, **SESSION_MS}
-    return pn.serve(routes, port=port, address=address, websocket_origin=origins(address, port), **options)  # type: ignore[arg-type]
+    return pn.serve(routes, port=port, address=address, websocket_origin=origins(address, port), **options)
 
 
 def origins(address: str, port: int) -> list[str]:

@@ -66,7 +66,8 @@ class Slot:
             fields |= {"twin": view.text(record, **chosen) if self.picture.wants_words else ""}
         except WorkbenchError as error:
             fields = {"figure": "", "caption": "", "twin": "", "empty": str(error)}
-        self.picture.param.update(title=view.question, reading=view.reading, drawing=self.picture.drawing + 1, **fields)
+        news = int(fields["figure"] != self.picture.figure)  # the same figure is neither sent nor drawn again
+        self.picture.param.update(title=view.question, reading=view.reading, drawing=self.picture.drawing + news, **fields)
 
 
 class Stage:

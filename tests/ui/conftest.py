@@ -12,9 +12,15 @@ import pytest
 
 from tests.ui import walk
 
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 SLOW_MS = 10_000  # a patience, not a pause: what is waited for usually comes within a second
 
 
@@ -62,10 +68,19 @@ def site(browser: Any) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    pn.config.nthreads = serve.THREADS
+    pn.config.param.update(nthreads=serve.THREADS)
     routes: dict[str, Any] = {"/": lambda: Gallery(), "walk": serve.page(walk.Walk)}
     origins = serve.origins("127.0.0.1", port)
-    server = pn.serve(routes, port=port, address="127.0.0.1", show=False, threaded=True, websocket_origin=origins, verbose=False, **serve.SESSION_MS)
+    server = pn.serve(
+        routes,
+        port=port,
+        address="127.0.0.1",
+        show=False,
+        threaded=True,
+        websocket_origin=origins,
+        verbose=False,
+        **serve.SESSION_MS,
+    )
     yield f"http://localhost:{port}"
     server.stop()
     patch.undo()
@@ -124,7 +139,9 @@ class Live:
 
     def curve(self) -> list[float]:
         """Return the ordinates of the hero's second trace, as the browser holds them."""
-        return list(self.page.locator("figure.picture .js-plotly-plot").first.evaluate("(plot) => Array.from(plot._fullData[1].y)"))
+        return list(
+            self.page.locator("figure.picture .js-plotly-plot").first.evaluate("(plot) => Array.from(plot._fullData[1].y)")
+        )
 
 
 @pytest.fixture

@@ -73,7 +73,9 @@ class Walk(System):
         law = np.array([math.erfc(self.threshold / math.sqrt(2 * (s + 1))) for s in range(count)])
         none = np.full(count, np.nan)
         reach = {"curve": np.full(count, "walkers"), "x": np.arange(count), "y": share, "y_low": none, "y_high": none, "law": law}
-        return {"curve/reach": reach} | ({"meters": _meters(record, float(share[-1]), float(law[-1]))} if "meters" in record else {})
+        return {"curve/reach": reach} | (
+            {"meters": _meters(record, float(share[-1]), float(law[-1]))} if "meters" in record else {}
+        )
 
 
 def _meters(record: Record, share: float, law: float) -> dict[str, Any]:
