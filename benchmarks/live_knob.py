@@ -123,7 +123,7 @@ def serve_both(system: type[System], port: int) -> tuple[Any, list[Bench]]:
         pn.extension("plotly")
         return naive_page(opened[0], live_knob(system))
 
-    pn.config.param.update(nthreads=serve.THREADS)
+    pn.config.nthreads = serve.THREADS
     origins = serve.origins("127.0.0.1", port)
     return pn.serve(
         {"live": live, "naive": naive}, port=port, show=False, threaded=True, websocket_origin=origins, verbose=False

@@ -53,7 +53,7 @@ def serve(
         show: open a browser.
         start, threaded: as in `panel.serve`.
     """
-    pn.config.param.update(nthreads=THREADS)
+    pn.config.nthreads = THREADS  # type: ignore[misc]  # a setter that its stubs do not show
     routes = pages(names)
     titles = dict.fromkeys(routes, "Workbench")
     options: dict[str, Any] = {"start": start, "threaded": threaded, "show": show, "title": titles, "verbose": True, **SESSION_MS}

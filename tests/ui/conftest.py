@@ -68,7 +68,7 @@ def site(browser: Any) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    pn.config.param.update(nthreads=serve.THREADS)
+    pn.config.nthreads = serve.THREADS
     routes: dict[str, Any] = {"/": lambda: Gallery(), "walk": serve.page(walk.Walk)}
     origins = serve.origins("127.0.0.1", port)
     server = pn.serve(
