@@ -6,8 +6,9 @@ numpy where the tests run the same source on the CPU) and returns the launches a
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -78,12 +79,16 @@ def run(name: str, plan: Callable[..., Plan], arguments: dict[str, Any]) -> Any:
     return result()
 
 
-def stream() -> Any:
-    """Return a context: work inside it queues behind torch's work on the GPU, if torch uses one."""
+@contextlib.contextmanager
+def stream(device: int | None) -> Iterator[None]:
+    """Work on this GPU (None: the current one), behind what torch has queued there if torch uses the GPU."""
     cupy, torch = import_module("cupy"), sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return cupy.cuda.get_current_stream()
-    return cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream)
+    with cupy.cuda.Device(device):
+        queue = cupy.cuda.get_current_stream()
+        if torch is not None and torch.cuda.is_available():
+            queue = cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream)
+        with queue:
+            yield
 
 
 def integer(value: int) -> np.int32:

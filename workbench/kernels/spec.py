@@ -73,7 +73,7 @@ class Spec:
         given = [value for name in self.arrays if (value := arguments[name]) is not None]
         chosen, why = self.choose(backend, *given)
         note(self.name, chosen, why)
-        with _place(chosen):
+        with _place(chosen, given):
             ready = arguments | self._ready(arguments, _to_cupy if chosen == "cuda" else _to_numpy)
             self.check(**ready)
             return _like(given[0], self.body(chosen)(**ready))
@@ -123,9 +123,11 @@ class Spec:
         return array
 
 
-def _place(backend: str) -> contextlib.AbstractContextManager[Any]:
+def _place(backend: str, arrays: list[Any]) -> contextlib.AbstractContextManager[Any]:
+    """Return the context of one call: the GPU and stream of the arrays, or the lock that Numba may need."""
     if backend == "cuda":
-        return import_module("workbench.kernels.launch").stream()
+        devices = [array.device.index if is_torch(array) else array.device.id for array in arrays if is_cuda(array)]
+        return import_module("workbench.kernels.launch").stream(devices[0] if devices else None)
     return import_module("workbench.threads").guard() if backend == "cpu" else contextlib.nullcontext()
 
 
