@@ -486,7 +486,7 @@ def _column(children: list[Any], name: str) -> pn.Column:
 def _load_extension() -> None:
     """Load Panel's notebook support where this is a notebook and nobody has; elsewhere there is nothing to load."""
     if not served() and not pn.extension._loaded:
-        pn.extension()
+        pn.extension(inline=True)  # scripts from the installed packages: a notebook must work without a network
 
 
 __all__ = ["Bench", "InputError"]
