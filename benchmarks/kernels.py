@@ -323,7 +323,8 @@ def main() -> None:
     threads.configure()
     if chosen.measure:
         return measured(chosen.measure, chosen.length)
-    compare([group for group in chosen.only if group in GROUPS], chosen.rounds)
+    if groups := [group for group in chosen.only if group in GROUPS]:
+        compare(groups, chosen.rounds)
     if "memory" in chosen.only:
         memory()
 
