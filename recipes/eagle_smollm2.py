@@ -222,7 +222,11 @@ def write_card(folder: Path, facts: dict[str, str], report: Path | None) -> None
     ]
     if report:
         rows = [row for row in json.loads(report.read_text("utf-8"))["drafts"] if row["draft"] == "eagle"]
-        lines += ["Drafted live, chains of four, 20 held-out prompts:", "", "| T | " + " | ".join(list(rows[0])[2:]) + " |"]
+        lines += [
+            "Drafted live, chains of four, 20 held-out prompts (`recipes/draft_report.py`):",
+            "",
+            "| T | " + " | ".join(list(rows[0])[2:]) + " |",
+        ]
         lines += ["|---" * (len(rows[0]) - 1) + "|"]
         lines += ["| " + " | ".join(str(value) for value in list(row.values())[1:]) + " |" for row in rows] + [""]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
