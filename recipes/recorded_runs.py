@@ -21,10 +21,10 @@ RUNS: dict[str, dict[str, Any]] = {
     "rsd": {
         "prompt": "Explain in simple words why the sky is blue, and why sunsets are red.",
         "method": "rsd-s",
-        "draft": "int8",
+        "draft": "eagle",
         "depth": 4,
         "width": 3,
-        "temperature": 1.0,
+        "temperature": 0.7,
         "max_new_tokens": 64,
         "seed": 1,
         "study": True,
