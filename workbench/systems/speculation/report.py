@@ -237,14 +237,10 @@ def write_samples(system: RSD, tape: NullTape) -> None:
     quiet = NullTape(cancel=tape.cancel)
     for i, seed in enumerate(seeds):
         out[i] = system.decode(quiet, system.method, seed=int(seed)).tokens
-        for session in (system._session, system._draft):
-            if session is not None:
-                session.rewind(start)
+        system.rewind(start)
         if i % 500 == 0:
             tape.step(i, count, f"{i} of {count} samples", "sampling")
-    system._session.rewind(0)
-    if system._draft is not None:
-        system._draft.rewind(0)
+    system.rewind(0)
     if not isinstance(tape, Tape):
         return
     tape.write("samples", token_id=out)
@@ -308,9 +304,7 @@ def write_study(system: RSD, tape: NullTape, start: int) -> None:
         eta = len(output.tokens) / output.steps
         rows.append(("curve/length", method, depth, eta))
         rows.append(("curve/budget", method, plan.node_count(method, system._branching, depth), eta))
-        for session in (system._session, system._draft):
-            if session is not None:
-                session.rewind(start)
+        system.rewind(start)
     system.method, system._branching, system._depth = chosen
     if isinstance(tape, Tape):
         _write_study_rows(tape, rows)

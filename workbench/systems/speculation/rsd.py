@@ -272,12 +272,18 @@ class RSD(System):
         plain = Output()
         if self.method != "autoregressive":
             plain = self.decode(NullTape(tape.on_step, tape.cancel), "autoregressive", phase="baseline")
-            self._session.rewind(start)
+            self.rewind(start)
         output = self.decode(tape, self.method, phase="decoding")
         report.write_run(self, tape, output, plain)
         if self.study:
-            self._session.rewind(start)
+            self.rewind(start)
             report.write_study(self, tape, start)
+
+    def rewind(self, length: int) -> None:
+        """Forget what target and draft have read from `length` tokens on."""
+        for session in (self._session, self._draft):
+            if session is not None:
+                session.rewind(length)
 
     def decode(self, tape: NullTape, method: str, phase: str = "", seed: int | None = None) -> Output:
         """Return what one decode of the prompt writes. The session must hold the prompt but its last token.
