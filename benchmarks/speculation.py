@@ -1,7 +1,7 @@
 """Lossless tree decoding of SmolLM2 against the library's own ways, side by side in one process.
 
     python benchmarks/speculation.py                 # 20 prompts, temperatures 0 and 0.7
-    python benchmarks/speculation.py --prompts 4     # a quick look
+    python benchmarks/speculation.py --prompts 5 --assisted    # with the library's slow assisted modes
 
 Every prompt is decoded by every method in turn (A B C A B C ...), so a drifting machine is fair to all; a method's figure
 is the median over prompts, a ratio is the median of the ratios prompt by prompt. Prefill is part of every figure.
@@ -137,16 +137,16 @@ def trees(loaded: models.LoadedModel, temperature: float) -> dict[str, Any]:
     return decoders
 
 
-def rivals(loaded: models.LoadedModel, temperature: float, early_exit: bool) -> dict[str, Any]:
+def rivals(loaded: models.LoadedModel, temperature: float, assisted: bool) -> dict[str, Any]:
     """Return the library's decoders: plain generate and its assisted modes."""
     from workbench.models.session import int8_view
 
     found = {
         "library: generate": library(loaded, temperature),
         "library: prompt lookup": library(loaded, temperature, prompt_lookup_num_tokens=4),
-        "library: assisted by our int8 model": library(loaded, temperature, assistant_model=int8_view(loaded.model)),
     }
-    if early_exit:
+    if assisted:
+        found["library: assisted by our int8 model"] = library(loaded, temperature, assistant_model=int8_view(loaded.model))
         found["library: early exit after 8 layers"] = library(loaded, temperature, assistant_early_exit=8)
     return found
 
@@ -195,7 +195,9 @@ def rows_cost(loaded: models.LoadedModel) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=20)
-    parser.add_argument("--early-exit", action="store_true", help="also the library's early exit (very slow)")
+    parser.add_argument(
+        "--assisted", action="store_true", help="also the library's slow assisted modes: early exit, our int8 model"
+    )
     parser.add_argument("--temperatures", type=float, nargs="*", default=[0.0, 0.7])
     options = parser.parse_args()
     loaded = models.load("smollm2-135m")
@@ -205,7 +207,7 @@ def main() -> None:
     rows_cost(loaded)
     recorder_cost(loaded, prompts)
     for temperature in options.temperatures:
-        decoders = rivals(loaded, temperature, options.early_exit) | trees(loaded, temperature)
+        decoders = rivals(loaded, temperature, options.assisted) | trees(loaded, temperature)
         seconds = race(decoders, prompts)
         base, plain = "library: generate", "ours: plain loop, same layout"
         table(f"T = {temperature}, {len(prompts)} prompts x {NEW_TOKENS} tokens", seconds, decoders, base, plain)
