@@ -249,3 +249,40 @@ def test_group_and_subgroup_of_other_size_is_an_error_of_ours() -> None:
 def test_schema_page_is_the_generated_one() -> None:
     page = Path(schema.__file__).with_name("schema.md").read_text("utf-8")
     assert page == schema.markdown(), "write it again: python -m workbench.schema > workbench/schema.md"
+
+
+@pytest.mark.parametrize("version", ["abc", None, 1.9, 0, True])
+def test_a_strange_schema_version_is_refused(version) -> None:
+    made = record()
+    made.tree.attrs["schema_version"] = version
+    with pytest.raises(RecordError, match="schema_version"):
+        made.validate()
+
+
+@pytest.mark.parametrize("name", ["knobs", "versions", "kernels"])
+def test_attributes_that_are_not_json_are_refused(name) -> None:
+    made = record()
+    made.tree.attrs[name] = "{oops"
+    with pytest.raises(RecordError, match=name):
+        made.validate()
+
+
+@pytest.mark.parametrize("path", [None, 7, "", "a\0b"])
+def test_what_is_no_path_is_refused(path) -> None:
+    with pytest.raises(WorkbenchError, match="name of a file"):
+        Record.load(path)
+    with pytest.raises(WorkbenchError, match="name of a file"):
+        record().save(path)
+
+
+def test_an_interrupted_save_leaves_nothing_half_written(tmp_path, monkeypatch) -> None:
+    from workbench import record as module
+
+    def interrupted(stream, blobs) -> None:
+        stream.write(b"PK")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_write_zip", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        record().save(tmp_path / "run.zarr.zip")
+    assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from workbench import system as systems
-from workbench.errors import InputError, expected
+from workbench.errors import InputError, KindError, expected
 from workbench.record import Record
 from workbench.tape import NullTape, Tape
 
@@ -70,7 +70,7 @@ def catalog() -> Catalog:
     return Catalog()
 
 
-def run(name: str, *, tape: NullTape | None = None, progress: bool | None = None, **knobs: Any) -> Record:
+def run(name: str, /, *, tape: NullTape | None = None, progress: bool | None = None, **knobs: Any) -> Record:
     """Run a system without a page and return its record.
 
     Args:
@@ -97,7 +97,7 @@ def run(name: str, *, tape: NullTape | None = None, progress: bool | None = None
         return system.record(own)
 
 
-def open(name: str, **knobs: Any) -> Bench:
+def open(name: str, /, **knobs: Any) -> Bench:
     """Return the live page of a system: displays itself in JupyterLab, `.servable()` under `panel serve`."""
     from widgets.bench import Bench
 
@@ -140,10 +140,16 @@ def sweep(
 def settings_of(grid: Mapping[str, Iterable[Any]] | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the list of knob settings that a grid (a mapping of values, or already a list) stands for."""
     if isinstance(grid, Mapping):
+        bad = next((k for k, v in grid.items() if isinstance(v, (str, bytes)) or not isinstance(v, Iterable)), None)
+        if bad is not None:
+            raise KindError(expected(f"grid[{bad!r}]", "a list of values", repr(grid[bad])))
         values = [list(v) for v in grid.values()]
         settings = [dict(zip(grid, combination)) for combination in itertools.product(*values)]
     else:
-        settings = [dict(s) for s in grid]
+        listed: list[Any] = list(grid) if isinstance(grid, Iterable) and not isinstance(grid, str) else [None]
+        if not all(isinstance(s, Mapping) for s in listed):
+            raise KindError(expected("grid", "a mapping of knobs to lists of values, or a list of settings", repr(grid)[:60]))
+        settings = [dict(s) for s in listed]
     if not settings or not all(settings):
         raise InputError(expected("grid", "at least one knob with at least one value", repr(grid)))
     return settings

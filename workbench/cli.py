@@ -108,7 +108,7 @@ def run(
     name: Annotated[str, typer.Argument(help="Key of a system, as `workbench list` prints it.")] = "",
     out: Annotated[Path | None, typer.Option(help="Save the record to this file.")] = None,
     as_json: Json = False,
-    help_: Annotated[bool, typer.Option("--help", "-h", help="Show this, and the knobs of NAME.")] = False,
+    help_: Annotated[bool, typer.Option("--help", help="Show this, and the knobs of NAME.")] = False,
 ) -> None:
     """Run a system: `workbench run NAME --KNOB VALUE ... [--out FILE] [--json]`."""
     from workbench import system as systems

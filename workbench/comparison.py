@@ -36,9 +36,11 @@ class Comparison:
             raise InputError(
                 expected("compare", "at least two records", len(self.records), "", "Run the system again with another knob")
             )
-        wrong = next((r for r in self.records if not isinstance(r, Record)), None)
-        if wrong is not None:
-            raise InputError(expected("compare", "records", type(wrong).__name__, "", "Load a file with workbench.load(path)"))
+        wrong = [r for r in self.records if not isinstance(r, Record)]
+        if wrong:
+            raise InputError(expected("compare", "records", type(wrong[0]).__name__, "", "Load a file with workbench.load(path)"))
+        if any("settings" in r for r in self.records):
+            raise InputError(expected("compare", "records of single runs", "a sweep", "", "Take its runs with record.at(i)"))
 
     @property
     def labels(self) -> list[str]:

@@ -6,9 +6,10 @@ of neighbouring steps share most of their traces, so traces are stored once and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
@@ -305,16 +306,18 @@ def _variables() -> str:
 
 
 def _write(path: Path, parts: Iterator[str]) -> Path:
-    partial: str | None = None
+    partial = path.with_name(
+        f".{path.name}.{uuid.uuid4().hex}.partial"
+    )  # not mkstemp: the page is to be shared, with a file's usual rights
     try:
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with open(partial, "x", encoding="utf-8") as stream:
             stream.writelines(parts)
         os.replace(partial, path)
     except OSError as error:
-        if partial is not None and os.path.exists(partial):
-            os.unlink(partial)
         raise StorageError(
             f"Writing {str(path)!r} failed: {error.strerror or error}. Choose another folder or free some space."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return path

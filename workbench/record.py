@@ -7,10 +7,12 @@ allow-list of codecs: nothing in a record is ever executed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
 import zipfile
+import zlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -150,7 +152,11 @@ class Record:
         missing = [a for a in schema.ATTRS if a not in self.tree.attrs]
         if missing:
             raise RecordError(expected("record attributes", ", ".join(schema.ATTRS), f"none of {', '.join(missing)}"))
-        version = int(self.tree.attrs["schema_version"])
+        version = self.tree.attrs["schema_version"]
+        if isinstance(version, bool) or not isinstance(version, (int, np.integer)) or version < 1:
+            raise RecordError(expected("record schema_version", "a whole number from 1", repr(version)))
+        for name in ("knobs", "versions", "kernels"):
+            _require_json(name, self.tree.attrs[name])
         if version > schema.SCHEMA_VERSION:
             raise RecordError(
                 expected("record schema", f"version {schema.SCHEMA_VERSION} or older", f"version {version}")
@@ -166,7 +172,7 @@ class Record:
         Raises:
             StorageError: the folder does not exist or the disk is full; an older file of that name stays as it was.
         """
-        target = Path(path)
+        target = _path(path)
         blobs = self._encode()
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
         try:
@@ -176,11 +182,13 @@ class Record:
                 os.fsync(stream.fileno())
             os.replace(partial, target)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             reason = error.strerror or str(error)
             raise StorageError(
                 f"Saving a record to {str(target)!r} failed: {reason}. Choose another folder or free some space."
             ) from error
+        finally:  # also when the reader interrupts: no half-written file stays
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
         return target
 
     def _encode(self) -> dict[str, bytes]:
@@ -201,7 +209,7 @@ class Record:
             StorageError: no such file, or it cannot be read.
             RecordError: not a record, truncated, of a newer schema, or naming a codec outside the allow-list.
         """
-        return cls.from_bytes(_read_file(Path(path)), name=str(path))
+        return cls.from_bytes(_read_file(_path(path)), name=str(path))
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "upload") -> Record:
@@ -328,9 +336,11 @@ def _dims(kind: str, variable: schema.Variable | None, array: np.ndarray) -> tup
 
 
 def _units(variable: schema.Variable | None, attrs: Mapping[str, Any] | None) -> dict[str, str]:
-    if variable is None or not variable.unit:
+    """Return what an array says of itself: its unit, and its provenance where it was not recorded as it happened."""
+    if variable is None:
         return {}
-    return {"units": str((attrs or {}).get(variable.unit, variable.unit))}
+    units = {"units": str((attrs or {}).get(variable.unit, variable.unit))} if variable.unit else {}
+    return units | ({"provenance": variable.provenance} if variable.provenance else {})
 
 
 def _validate_group(path: str, data: xr.Dataset) -> None:
@@ -360,6 +370,22 @@ def _validate_meters(path: str, data: xr.Dataset) -> None:
         strange = sorted({str(v) for v in data[name].values.ravel()} - set(words))
         if strange:
             raise RecordError(expected(f"{path}.{name}", f"one of {', '.join(words)}", ", ".join(strange)))
+
+
+def _path(path: Any) -> Path:
+    """Return a path, or our own error for what cannot be one."""
+    if not isinstance(path, (str, os.PathLike)) or not str(path).strip() or "\0" in str(path):
+        raise InputError(expected("path", "the name of a file", repr(path)))
+    return Path(path)
+
+
+def _require_json(name: str, text: Any) -> None:
+    try:
+        found = json.loads(text) if text != "" else {}
+    except (TypeError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise RecordError(expected(f"record attribute {name!r}", "a JSON object", repr(text)[:60]))
 
 
 def _plain_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -406,7 +432,7 @@ def _read_zip(data: bytes, name: str) -> dict[str, bytes]:
             if sum(i.file_size for i in archive.infolist()) > MAX_UNPACKED_BYTES:
                 raise RecordError(f"{name!r} unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB. Split it into smaller runs.")
             return {i.filename: archive.read(i) for i in archive.infolist()}
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted
         raise RecordError(
             f"{name!r} is not a whole Workbench record (not a complete zip file). Save it again with record.save()."
         ) from error

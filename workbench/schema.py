@@ -37,6 +37,13 @@ class Variable:
     doc: str
     optional: bool = False
 
+    @property
+    def provenance(self) -> str:
+        """ "derived" or "predicted" for what no run records as it happens, else "" (measured, or a name)."""
+        if self.name.startswith("predicted_"):
+            return "predicted"
+        return "derived" if "(derived)" in self.doc else ""
+
 
 @dataclass(frozen=True)
 class Group:

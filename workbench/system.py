@@ -154,15 +154,15 @@ class KnobInfo:
             return _ids_or_text(text) if isinstance(self.parameter, Prompt) else text
         try:
             return json.loads(text) if text.lower() not in {"auto", "none"} else None
-        except ValueError as error:
-            raise InputError(expected(self.name, "a number", repr(text))) from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(expected(self.name, "a number", repr(text[:60]))) from error
 
 
 def _ids_or_text(text: str) -> Any:
     """Read `[1, 2, 3]` as token ids; anything else is the text itself."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, list) and all(isinstance(v, int) for v in value) else text
 
@@ -201,6 +201,9 @@ class System(param.Parameterized):
     def _set_one(self, name: str, value: Any) -> None:
         if name not in self.knob_names():
             raise unknown(f"knob of {self.key}", name, self.knob_names())
+        number = isinstance(self.param[name], (param.Number, Branching)) and not isinstance(self.param[name], param.Boolean)
+        if number and isinstance(value, bool):
+            raise InputError(self._explain(name, value, TypeError("a truth value is no number")))
         try:
             setattr(self, name, value)
         except (ValueError, TypeError) as error:
@@ -292,7 +295,7 @@ def plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, (list, tuple, np.ndarray)):
         return [plain(v) for v in value]
-    return str(getattr(value, "name", None) or type(value).__name__)
+    return str(getattr(value, "name", None) or getattr(value, "name_or_path", None) or type(value).__name__)
 
 
 def versions() -> dict[str, str]:

@@ -319,6 +319,8 @@ def test_trimmed_replay_is_exact_until_the_first_flip() -> None:
     np.testing.assert_array_equal(same.replayed, record["steps"]["emitted"].values)
     smaller = trim(record, 2, 1)
     assert smaller.first_flip >= 0
+    tried_outside = record["tree"]["visited"].values & ~smaller.kept
+    assert smaller.first_flip == record["tree"]["step"].values[tried_outside].min()
     before = np.arange(len(smaller.replayed)) < smaller.first_flip
     np.testing.assert_array_equal(smaller.replayed[before], record["steps"]["emitted"].values[before])
     assert smaller.replayed.max() <= 3
@@ -338,6 +340,13 @@ def test_trimmed_replay_is_exact_until_the_first_flip() -> None:
         ({"method": "rsd-s", "width": [2, 2]}, InputError, "rsd-c"),
         ({"method": "nope"}, InputError, "rsd-s"),
         ({"draft": "int8"}, InputError, "TableLM"),
+        ({"temperature": 1e-5}, InputError, "at least 0.01"),
+        ({"temperature": True}, InputError, "from 0.0 to 2.0"),
+        ({"method": "rsd-c", "width": [2, 2], "depth": 3}, InputError, "one for each level"),
+        ({"method": "chain", "width": [2, 2]}, InputError, "rsd-c"),
+        ({"method": "rsd-s", "depth": 3, "width": 8, "break_it": "top-k-as-sampled"}, InputError, "584 nodes"),
+        ({"method": "with-replacement", "break_it": "sorted-siblings"}, InputError, "Break one of"),
+        ({"method": "autoregressive", "break_it": "unrenormalised-draft"}, InputError, "Break one of"),
     ],
 )
 def test_bad_input_says_what_and_what_to_do(knobs, error, message) -> None:
@@ -345,6 +354,19 @@ def test_bad_input_says_what_and_what_to_do(knobs, error, message) -> None:
     arguments = {"target": wb.models.TableLM(p), "draft": wb.models.TableLM(q), "prompt": [0], "temperature": 1.0}
     with pytest.raises(error, match=message):
         wb.run("rsd", **(arguments | {"max_new_tokens": 4, "progress": False} | knobs))
+
+
+def test_a_vocabulary_of_one_token_is_no_accident() -> None:
+    for temperature in (0.0, 1.0):
+        record = run_table(np.eye(1), np.eye(1), temperature=temperature, max_new_tokens=3, depth=2, width=1)
+        np.testing.assert_array_equal(record["text"]["token_id"].values, 0)
+
+
+def test_tables_are_told_apart_and_derived_arrays_say_so() -> None:
+    p, q = tables()
+    one, other = run_table(p, q), run_table(q, q)
+    assert one.knobs["target"] != other.knobs["target"]
+    assert one["tree"]["kept"].attrs["provenance"] == "derived"
 
 
 def test_draft_of_another_vocabulary_is_refused() -> None:

@@ -104,7 +104,9 @@ class Aligned:
         self.vocab_size, self.context = draft.vocab_size, draft.context
         self._rows: list[int] = []
         if hasattr(draft, "commit"):
-            raise InputError(expected("draft_alignment", "0 with a draft that reads the target's hidden states", alignment))
+            raise InputError(
+                expected("draft_alignment", "0 with a draft that follows the target by itself (eagle, lookup+int8)", alignment)
+            )
 
     @property
     def length(self) -> int:

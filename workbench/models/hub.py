@@ -211,9 +211,9 @@ def load(source: Any, tokenizer: Any = None, progress: Progress | None = None) -
 def _wrap(model: Any, tokenizer: Any) -> LoadedModel:
     with _guard:
         if model not in _wrapped or tokenizer is not None:
-            name = repr(model) if isinstance(model, TableLM) else _module_name(model)
-            if not isinstance(model, TableLM):
-                model.eval().requires_grad_(False)
+            name = model.name if isinstance(model, TableLM) else _module_name(model)
+            if getattr(model, "training", False):
+                raise ModelError(f"Model {name!r} is in training mode, where dropout changes its law. Call model.eval() first.")
             _wrapped[model] = LoadedModel(model, tokenizer, name)
         return _wrapped[model]
 

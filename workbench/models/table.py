@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,11 @@ class TableLM:
         """Tokens 0 to vocab_size - 1."""
         return len(self.probs)
 
+    @property
+    def name(self) -> str:
+        """A name that tells tables apart in a record: size and a digest of the laws."""
+        return f"TableLM(V={self.vocab_size}, {hashlib.sha256(self.probs.tobytes()).hexdigest()[:8]})"
+
     def law(self, last_token: int) -> np.ndarray:
         """Return the next-token law (V,) after `last_token`."""
         return self.probs[last_token]
@@ -45,7 +51,8 @@ class TableLM:
 def checked_laws(probs: Any) -> np.ndarray:
     """Return a private float64 copy of a table of laws, its rows normalised."""
     try:
-        table = np.array(probs, dtype=np.float64)
+        values = probs.detach().cpu().numpy() if hasattr(probs, "detach") else probs  # a torch tensor
+        table = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise KindError(expected("TableLM", "a square array of numbers", type(probs).__name__)) from error
     if table.ndim != 2 or table.shape[0] != table.shape[1] or not table.size:

@@ -33,7 +33,7 @@ def observe(output: Output, step: Step, emitted: list[int], law: Law, temperatur
     for node, token in zip(nodes, emitted):
         logits = step.target_logits[node]
         if temperature == 0:
-            top = np.partition(logits, -2)[-2:]
+            top = np.partition(logits, -2)[-2:] if len(logits) > 1 else np.array([-np.inf, 0.0])
             output.gaps.append(float(top[1] - top[0]))
         probs = law(logits) if temperature > 0 else None
         if probs is None:
@@ -57,16 +57,16 @@ class Replay:
 def trim(record: Record, depth: int, width: int) -> Replay:
     """Return what trees of at most `depth` levels and `width` siblings (beam items for rsd-s) would have emitted.
 
-    Exact up to the first step whose accepted path leaves the trimmed tree: siblings are tried in the recorded order, and a
+    Exact up to the first step in which the walk tried a node outside the trimmed tree: siblings are tried in the recorded order, and a
     smaller beam is a prefix of a larger one by perturbed score. From that step on the text would differ: an estimate.
     """
-    col = {v: record.column("tree", v) for v in ("step", "depth", "node", "parent", "sibling_rank", "accepted")}
+    col = {v: record.column("tree", v) for v in ("step", "depth", "node", "parent", "sibling_rank", "accepted", "visited")}
     beam = record.knobs.get("method") == "rsd-s" and "perturbed" in record["tree"]
     kept = _keep_beam(record, col, depth, width) if beam else _keep_ranks(col, depth, width)
     steps = len(record.column("steps", "emitted"))
     accepted = np.bincount(col["step"][col["accepted"] & kept & (col["depth"] > 0)], minlength=steps)
-    before = record.column("steps", "accepted")
-    changed = np.flatnonzero(accepted[:steps] < before)
+    # A tried node that is trimmed away changes what is left to emit, even where it was rejected.
+    changed = np.unique(col["step"][col["visited"] & ~kept])
     replayed = np.minimum(accepted[:steps] + 1, record.column("steps", "emitted"))
     return Replay(kept, replayed.astype(np.int32), int(changed[0]) if changed.size else -1)
 

@@ -55,11 +55,21 @@ class Plan:
 
 def branching(method: str, depth: int | None, width: Any) -> tuple[list[int], int]:
     """Return (branching by level, or [beam width]; depth) for a method's depth and width, 3 and 3 where both are auto."""
+    if isinstance(width, (list, tuple)) and depth is not None and len(width) != depth:
+        raise InputError(
+            expected(
+                "width", f"{depth} numbers, one for each level of depth {depth}", repr(list(width)), "", "Leave one of them out"
+            )
+        )
     depth = 3 if depth is None else int(depth)
     width = 3 if width is None else width
     if method == "autoregressive":
         return [], 0
     if method == "chain":
+        if isinstance(width, (list, tuple)) and set(width) != {1}:
+            raise InputError(
+                expected("width", "1 at every level of a chain", repr(list(width)), "", "Use method='rsd-c' for a tree")
+            )
         return [1] * depth, depth
     if method == "rsd-s":
         if isinstance(width, (list, tuple)):

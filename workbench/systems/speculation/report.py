@@ -294,20 +294,27 @@ def exact_pair_law(system: RSD, length: int) -> np.ndarray:
 def write_study(system: RSD, tape: NullTape, start: int) -> None:
     """Decode the same prompt by every method: at equal depth (fixed length) and by nodes (fixed budget)."""
     chosen = (system.method, system._branching, system._depth)
+    try:
+        rows = _study(system, tape, start)
+    finally:  # a cancelled study leaves the system as it was
+        system.method, system._branching, system._depth = chosen
+    if isinstance(tape, Tape):
+        _write_study_rows(tape, rows)
+
+
+def _study(system: RSD, tape: NullTape, start: int) -> list[tuple[str, str, float, float]]:
     rows: list[tuple[str, str, float, float]] = []
-    settings = [(m, d, w) for m in ("chain", "with-replacement", "rsd-c", "rsd-s") for d in (1, 2, 3, 4) for w in (2,)]
-    for i, (method, depth, width) in enumerate(settings):
+    settings = [(method, depth) for method in ("chain", "with-replacement", "rsd-c", "rsd-s") for depth in (1, 2, 3, 4)]
+    for i, (method, depth) in enumerate(settings):
         system.method = method
-        system._branching, system._depth = plan.branching(method, depth, width)
+        system._branching, system._depth = plan.branching(method, depth, 2)
         tape.step(i, len(settings), f"{method}, depth {depth}", "study")
         output = system.decode(NullTape(cancel=tape.cancel), method)
         eta = len(output.tokens) / output.steps
         rows.append(("curve/length", method, depth, eta))
         rows.append(("curve/budget", method, plan.node_count(method, system._branching, depth), eta))
         system.rewind(start)
-    system.method, system._branching, system._depth = chosen
-    if isinstance(tape, Tape):
-        _write_study_rows(tape, rows)
+    return rows
 
 
 def _write_study_rows(tape: Tape, rows: list[tuple[str, str, float, float]]) -> None:

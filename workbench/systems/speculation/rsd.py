@@ -42,6 +42,9 @@ from workbench.tape import NullTape
 
 METHODS = ["rsd-s", "rsd-c", "with-replacement", "chain", "top-k", "autoregressive"]
 BREAKS = ["none", "sorted-siblings", "unrenormalised-draft", "top-k-as-sampled"]
+#: Methods whose siblings are drawn without replacement, which the broken verifiers get wrong.
+BREAKABLE = ("rsd-s", "rsd-c", "chain")
+COLDEST = 0.01  # below, fp32 logits divided by the temperature overflow; 0 is greedy and exact
 DEFAULT_PROMPT = "Explain in simple words why the sky is blue, and why sunsets are red."
 
 
@@ -188,6 +191,18 @@ class RSD(System):
             raise InputError(
                 expected("top_p", "1 at temperature 0 (the law is one token)", self.top_p, "", "Raise temperature or set top_p=1")
             )
+        if 0 < self.temperature < COLDEST:
+            raise InputError(expected("temperature", f"0 (greedy) or at least {COLDEST}", self.temperature))
+        if self.break_it != "none" and self.method not in BREAKABLE:
+            raise InputError(
+                expected(
+                    "break_it",
+                    f"'none' with method {self.method!r}",
+                    repr(self.break_it),
+                    "",
+                    f"Break one of {', '.join(BREAKABLE)}",
+                )
+            )
         if self.num_samples and not self._loaded.is_table:
             raise InputError(
                 expected("num_samples", "0 on a language model", self.num_samples, "", "Use a TableLM target to sample a law")
@@ -201,11 +216,18 @@ class RSD(System):
             )  # fmt: skip
         self._draft = self._open_draft(self._session)
         self._branching, self._depth = self._shape()
-        nodes = plan.node_count(self.method, self._branching, self._depth)
+        nodes = plan.node_count(*self._built())
         if nodes > self.budget:
             raise InputError(
                 expected("tree", f"at most {self.budget} nodes (knob budget)", f"{nodes} nodes", "", "Lower depth or width")
             )
+
+    def _built(self) -> tuple[str, list[int], int]:
+        """Return (method, branching, depth) of the tree that is really built: one broken verifier brings its own tree."""
+        if self.break_it != "top-k-as-sampled":
+            return self.method, self._branching, self._depth
+        full = self._branching if len(self._branching) == self._depth else self._branching * self._depth
+        return "top-k", full, self._depth
 
     def warm(self) -> None:
         """Load the models and compile their steps, so that a reader's first run waits for neither."""
@@ -257,7 +279,7 @@ class RSD(System):
             "autoregressive": lambda: drafting.constant_branching([], drawer),
         }
         if self.break_it == "top-k-as-sampled":
-            return drafting.likeliest(b if len(b) == depth else b * depth, drawer), rules.recursive_rejection
+            return drafting.likeliest(self._built()[1], drawer), rules.recursive_rejection
         special: dict[str, Rule] = {"with-replacement": rules.rejection_with_replacement, "top-k": rules.sample_then_follow}
         broken: dict[str, Rule] = {"sorted-siblings": rules.sorted_siblings, "unrenormalised-draft": rules.unrenormalised}
         rule = broken.get(self.break_it) or special.get(self.method) or rules.recursive_rejection
