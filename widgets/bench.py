@@ -300,15 +300,17 @@ class Bench(pn.viewable.Viewer):
         self._write_link()
 
     def _rederive(self) -> None:
-        """Recompute what the live knobs change and redraw only what it touches."""
+        """Recompute what the live knobs change and redraw only what it touches: the hero at once, the rest right after."""
         if self.record is None:
             return
         new = self.system.rederive(self.record)
         only = changed_groups(self.record, new)
         self.record = new
-        self.stage.show(new, self._options(), only=only)
+        self.stage.show(new, self._options(), only=only, hero_first=True)
         if "meters" in only:
             self.meters.object = meters.html(new)
+        if self.stage.any_stale():
+            self._on_page(lambda: self.stage.draw_stale(self._options()))
 
     def _refresh_controls(self) -> None:
         self.controls.param.update(values=controls.shown(self.system), fresh=self.controls.fresh + 1)

@@ -118,8 +118,8 @@ class Stage:
                     return int(np.max(self.record[group]["step"].values, initial=-1)) + 1
         return 0
 
-    def show(self, record: Record, options: dict[str, Any], *, only: set[str] | None = None) -> None:
-        """Draw a record. `only` limits it to views that draw one of these groups."""
+    def show(self, record: Record, options: dict[str, Any], *, only: set[str] | None = None, hero_first: bool = False) -> None:
+        """Draw a record. `only` limits it to views that draw one of these groups; `hero_first` leaves the others stale."""
         if only is None or self.record is None or set(record.groups) != set(self.record.groups):
             self.record = record
             self._place()
@@ -128,13 +128,20 @@ class Stage:
             if slot.view is None or not slot.on:
                 continue
             if only is None or slot.stale or only & _touched(slot.view):
-                slot.draw(record, options)
+                if hero_first and slot is not self.slots["hero"]:
+                    slot.stale = True
+                else:
+                    slot.draw(record, options)
 
     def option_changed(self, name: str, options: dict[str, Any]) -> None:
         """Redraw the views that take the option (`step`, `selected`, `theme`)."""
         for slot in self.slots.values():
             if self.record is not None and slot.on and slot.view is not None and name in options_of(slot.view, options):
                 slot.draw(self.record, options)
+
+    def any_stale(self) -> bool:
+        """Return whether a picture on show waits to be drawn."""
+        return any(slot.on and slot.stale for slot in self.slots.values())
 
     def draw_stale(self, options: dict[str, Any]) -> None:
         """Draw what came on show since the last drawing."""
