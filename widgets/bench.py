@@ -335,7 +335,7 @@ class Bench(pn.viewable.Viewer):
         """Return whether a number on show is a replay's estimate."""
         if self.record is None or "meters" not in self.record:
             return False
-        return bool((self.record["meters"]["provenance"].values == "estimated").any())
+        return bool((self.record.column("meters", "provenance") == "estimated").any())
 
     def _start(self) -> None:
         """Queue a run with the present knobs; a run of this page that is under way is cancelled first."""

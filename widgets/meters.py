@@ -16,9 +16,8 @@ def rows(record: Record) -> list[dict[str, Any]]:
     """Return the meters as dicts, the first speed and the first quality in front."""
     if "meters" not in record:
         return []
-    data = record["meters"]
-    names = [str(n) for n in data.variables]
-    table = [dict(zip(names, values)) for values in zip(*(data.variables[n].values.tolist() for n in names))]
+    names = record.variables("meters")
+    table = [dict(zip(names, values)) for values in zip(*(record.column("meters", n).tolist() for n in names))]
     front = [next((r for r in table if r["kind"] == kind), None) for kind in ("speed", "quality")]
     first = [r for r in front if r is not None]
     return first + [r for r in table if r not in first]

@@ -27,7 +27,7 @@ def changed_groups(old: Record | None, new: Record) -> set[str]:
 
 
 def _arrays(record: Record, group: str) -> dict[str, np.ndarray]:
-    return {str(n): v.values for n, v in record.tree[group].variables.items()} if group in record else {}
+    return {name: record.column(group, name) for name in record.variables(group)}
 
 
 def _same(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> bool:

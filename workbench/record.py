@@ -41,7 +41,22 @@ class Record:
     """
 
     def __init__(self, tree: xr.DataTree) -> None:
-        self.tree = tree
+        self._tree: xr.DataTree | None = tree
+        self._base: Record | None = None  # what this record shares, while its own tree is not built
+        self._fresh: dict[str, dict[str, np.ndarray]] = {}  # replaced groups, in the schema's dtypes
+        self._fresh_attrs: dict[str, dict[str, Any]] = {}
+        self._columns: dict[tuple[str, str], np.ndarray] = {}
+
+    @property
+    def tree(self) -> xr.DataTree:
+        """The record as an `xarray.DataTree`; built on first use where groups were replaced (a slider does not wait for it)."""
+        if self._tree is None:
+            assert self._base is not None
+            parts: dict[str, Any] = {"/": self._base.tree.to_dataset(inherit=False)}
+            parts |= {g: self._base[g] for g in self._base.groups}
+            parts |= {g: dataset(g, values, self._fresh_attrs[g]) for g, values in self._fresh.items()}
+            self._tree = build_tree(parts)
+        return self._tree
 
     @classmethod
     def from_columns(
@@ -70,17 +85,18 @@ class Record:
         group_attrs: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Record:
         """Return a record that shares this one's arrays and has these groups added or replaced."""
-        import xarray as xr
-
-        parts: dict[str, Any] = {"/": xr.Dataset(attrs=dict(self.attrs))}
-        parts |= {g: self[g] for g in self.groups}
-        parts |= {g: dataset(g, values, (group_attrs or {}).get(g)) for g, values in columns.items()}
-        return Record(build_tree(parts))
+        base = self if self._base is None else self._base
+        made = Record.__new__(Record)
+        made._tree, made._base, made._columns = None, base, {}
+        made._fresh = self._fresh | {g: _typed(g, values) for g, values in columns.items()}
+        made._fresh_attrs = self._fresh_attrs | {g: dict((group_attrs or {}).get(g) or {}) for g in columns}
+        return made
 
     @property
     def attrs(self) -> dict[str, Any]:
         """What ran: system, knobs (JSON), seed, versions (JSON), device, kernels (JSON), ..."""
-        return {str(name): value for name, value in self.tree.attrs.items()}
+        root = self if self._base is None else self._base
+        return {str(name): value for name, value in root.tree.attrs.items()}
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -90,6 +106,8 @@ class Record:
     @cached_property
     def groups(self) -> tuple[str, ...]:
         """Paths of the groups that hold arrays, in the schema's order ("tree", "curve/latency", "runs/0/tree")."""
+        if self._base is not None:
+            return tuple(sorted({*self._base.groups, *self._fresh}, key=_place))
         return tuple(node.path.strip("/") for node in self.tree.subtree if node.path != "/" and node.data_vars)
 
     def __contains__(self, group: str) -> bool:
@@ -99,13 +117,38 @@ class Record:
         """Return a group as an `xarray.Dataset`; an unknown name is an error that names the nearest one."""
         if group not in self:
             raise unknown("record group", group, self.groups)
+        if self._base is not None and group not in self._fresh:
+            return self._base[group]
         node: Any = self.tree[group]
         return node.to_dataset(inherit=False)
 
+    def variables(self, group: str) -> tuple[str, ...]:
+        """Return the names of a group's arrays; none for a group that is not there."""
+        if group in self._fresh:
+            return tuple(self._fresh[group])
+        if self._base is not None:
+            return self._base.variables(group)
+        return tuple(map(str, self.tree[group].variables)) if group in self else ()
+
+    def group_attrs(self, group: str) -> dict[str, Any]:
+        """Return the attributes of a group (labels of a curve's axes, say); none for a group that is not there."""
+        if group in self._fresh:
+            return self._fresh_attrs[group]
+        if self._base is not None:
+            return self._base.group_attrs(group)
+        return {str(k): v for k, v in self.tree[group].attrs.items()} if group in self else {}
+
     def column(self, group: str, variable: str) -> np.ndarray:
         """Return one array as numpy without building a Dataset (the path a slider takes)."""
+        if group in self._fresh and variable in self._fresh[group]:
+            return self._fresh[group][variable]
+        if self._base is not None and group not in self._fresh:
+            return self._base.column(group, variable)
+        if (group, variable) in self._columns:
+            return self._columns[group, variable]
         try:
-            return self.tree[group].variables[variable].values
+            self._columns[group, variable] = self.tree[group].variables[variable].values
+            return self._columns[group, variable]
         except (KeyError, AttributeError):  # no such group, no such variable, or the path is a variable's own
             known = [f"{g}.{v}" for g in self.groups for v in self[g]]
             raise unknown("record variable", f"{group}.{variable}", known) from None
@@ -318,9 +361,18 @@ def dataset(group: str, values: Mapping[str, np.ndarray], attrs: Mapping[str, An
     return xr.Dataset(out, attrs=dict(attrs or {}))
 
 
+def _typed(group: str, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return a group's arrays in the schema's dtypes; an array that has its dtype already is passed through."""
+    kind = schema.kind_of(group)
+    if kind not in schema.GROUPS:
+        raise RecordError(str(unknown("record group", group, schema.GROUPS)))
+    known = schema.GROUPS[kind].index
+    return {n: _normal(np.asarray(v), known[n].dtype if n in known else None) for n, v in values.items()}
+
+
 def _normal(array: np.ndarray, dtype: str | None) -> np.ndarray:
     if dtype == "str" or (dtype is None and array.dtype.kind in "UTO"):
-        return array.astype(object)
+        return array.astype(object, copy=False)
     return array if dtype is None else array.astype(dtype, copy=False)
 
 

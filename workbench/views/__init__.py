@@ -74,7 +74,7 @@ class View:
         self.require(record)
         self._known(self.draw, options)
         spec = self.draw(record, title=self.question if title else "", **options)
-        broken = record.tree["text"].attrs.get("broken") if "text" in record.tree else None
+        broken = record.group_attrs("text").get("broken")
         if broken:
             mark_broken(spec, str(options.get("theme", "light")))
         return spec

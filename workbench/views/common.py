@@ -17,21 +17,20 @@ Spec = dict[str, Any]
 
 def revision(record: Record, view: str) -> str:
     """Return a name that stays the same while one run is shown, so that zoom and pan survive a step."""
-    attrs = record.tree.attrs
+    attrs = record.attrs
     return f"{view} {attrs.get('system')} {attrs.get('seed')} {attrs.get('created')}"
 
 
 def has(record: Record, group: str, variable: str) -> bool:
     """Return whether a group holds an (optional) variable."""
-    return group in record.tree and variable in record.tree[group].data_vars
+    return variable in record.variables(group)
 
 
 def optional(record: Record, group: str, variable: str, default: Any) -> np.ndarray:
     """Return a column, or `default` repeated to the group's length where the record lacks it."""
     if has(record, group, variable):
         return record.column(group, variable)
-    first = next(iter(record.tree[group].data_vars.values()))
-    return np.full(first.shape[0], default)
+    return np.full(len(record.column(group, record.variables(group)[0])), default)
 
 
 def columns(record: Record, group: str, *names: str) -> list[np.ndarray]:
@@ -68,7 +67,7 @@ class Curves:
     """The named curves of a group, in the order they were written."""
 
     def __init__(self, record: Record, group: str) -> None:
-        self.attrs = dict(record.tree[group].attrs)
+        self.attrs = dict(record.group_attrs(group))
         self._names = texts(record, group, "curve")
         self.names = list(dict.fromkeys(self._names))
         self.x, self.y, self.low, self.high = columns(record, group, "x", "y", "y_low", "y_high")

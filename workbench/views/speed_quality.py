@@ -54,7 +54,7 @@ class Plane:
     def _value(self, record: Record, meter: str, column: str, setting: int = 0) -> Any:
         """Return one cell of the meters (of one setting in a sweep), or None where there is none."""
         rows = np.flatnonzero(texts(record, GROUP, "meter") == meter)
-        if not len(rows) or column not in record.tree[GROUP].variables:
+        if not len(rows) or column not in record.variables(GROUP):
             return None
         values = record.column(GROUP, column)
         return (values[setting] if values.ndim == 2 else values)[rows[0]]
@@ -91,9 +91,9 @@ def is_sweep(record: Record) -> bool:
 def setting_labels(record: Record) -> list[str]:
     """Return a short name of each setting: the knobs that the sweep varied."""
     count = len(record.column(GROUP, "value"))
-    if "settings" not in record.tree:
+    if "settings" not in record:
         return [f"setting {i}" for i in range(count)]
-    varied = json.loads(record.tree["settings"].attrs.get("varied", "[]"))
+    varied = json.loads(record.group_attrs("settings").get("varied", "[]"))
     columns = {k: record.column("settings", k) for k in varied}
     return [", ".join(f"{k} {v[i]}" for k, v in columns.items()) or f"setting {i}" for i in range(count)]
 

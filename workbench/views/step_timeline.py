@@ -52,7 +52,7 @@ class Times:
 
 def plain_ms(record: Record) -> float:
     """Return the measured milliseconds of one plain token from the meters' baseline, or NaN."""
-    if "meters" not in record.tree:
+    if "meters" not in record:
         return float("nan")
     rows = np.flatnonzero(texts(record, "meters", "meter") == "tokens_per_second")
     baseline = float(record.column("meters", "baseline")[rows[0]]) if len(rows) else 0.0

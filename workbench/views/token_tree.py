@@ -104,7 +104,7 @@ def draw(record: Record, *, step: int = 0, selected: int | None = None, theme: s
     _check_node(tree, selected)
     frame = Frame(record, tree)
     d = house.design(theme)
-    trimmed = "kept" in record.tree["tree"].data_vars and not record.column("tree", "kept").all()
+    trimmed = "kept" in record.variables("tree") and not record.column("tree", "kept").all()
     states = [s for s in LEGEND if s != TRIMMED or trimmed]
     data = [*_edges(frame, d), *(_key(s, d) for s in states), *_rings(frame, d, selected), _nodes(frame, d)]
     layout = {

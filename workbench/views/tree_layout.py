@@ -109,7 +109,7 @@ def _state(parent: int, kept: bool, visited: bool, accepted: bool) -> str:
 
 def final_token(record: Record, step: int) -> tuple[str, str]:
     """Return (piece, source) of the token that the target itself wrote at the end of a step; ("", "") if it was cut off."""
-    if "text" not in record.tree:
+    if "text" not in record:
         return "", ""
     steps, pieces, sources = columns(record, "text", "step", "piece", "source")
     rows = np.flatnonzero(steps == step)

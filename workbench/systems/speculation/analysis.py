@@ -61,7 +61,7 @@ def trim(record: Record, depth: int, width: int) -> Replay:
     smaller beam is a prefix of a larger one by perturbed score. From that step on the text would differ: an estimate.
     """
     col = {v: record.column("tree", v) for v in ("step", "depth", "node", "parent", "sibling_rank", "accepted", "visited")}
-    beam = record.knobs.get("method") == "rsd-s" and "perturbed" in record["tree"]
+    beam = record.knobs.get("method") == "rsd-s" and "perturbed" in record.variables("tree")
     kept = _keep_beam(record, col, depth, width) if beam else _keep_ranks(col, depth, width)
     steps = len(record.column("steps", "emitted"))
     accepted = np.bincount(col["step"][col["accepted"] & kept & (col["depth"] > 0)], minlength=steps)
@@ -107,7 +107,7 @@ def _with_parents(kept: np.ndarray, col: dict[str, np.ndarray]) -> np.ndarray:
 
 def predict(record: Record, model: str, rows: np.ndarray, calls: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, str]:
     """Return predicted (target ms, draft ms) for `rows` target rows and draft `calls`, one plain step's ms, and provenance."""
-    attrs = record["curve/latency"].attrs
+    attrs = record.group_attrs("curve/latency")
     card = LATENCY_MODELS[model]
     if card is None:
         x, y = record.column("curve/latency", "x"), record.column("curve/latency", "y")
@@ -138,7 +138,7 @@ def derive(record: Record, keep_depth: int, keep_width: int, latency_model: str)
 
 
 def _columns(record: Record, group: str) -> dict[str, np.ndarray]:
-    return {str(v): record.column(group, str(v)) for v in record.tree[group].variables}
+    return {str(v): record.column(group, str(v)) for v in record.variables(group)}
 
 
 def _add_prediction(record: Record, replay: Replay, keep_depth: int, model: str, out: Columns) -> None:
