@@ -152,15 +152,15 @@ def test_module_runs_and_listing_is_light() -> None:
     assert "Did you mean 'rsd'" in done.stderr
 
 
-@pytest.mark.model
 def test_control_c_of_a_real_run_is_130_and_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "workbench", "run", "rsd", "--max-new-tokens", "2000", "--depth", "2", "--width", "2"]
+    tables = ["--target", "table-target", "--draft", "table-draft", "--prompt", "[0]", "--num-samples", "1000000"]
+    command = [sys.executable, "-m", "workbench", "run", "rsd", *tables, "--max-new-tokens", "4", "--depth", "2", "--width", "2"]
     path = tmp_path / "a.zarr.zip"
     process = subprocess.Popen(
         [*command, "--out", str(path), "--json"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
-        process.communicate(timeout=20)
+        process.communicate(timeout=8)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

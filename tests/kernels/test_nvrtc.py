@@ -33,10 +33,10 @@ def newest(nvrtc):
 
 
 def compile_for(nvrtc, code, card):
-    """Return (status, log) of compiling for sm_`card` with warnings as errors."""
+    """Return (status, log) of compiling for sm_`card`; every warning stands in the log (NVRTC 13.0 knows no -Werror)."""
     program = ctypes.c_void_p()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), code.encode(), b"kernel.cu", 0, None, None) == 0
-    flags = [*options(), f"--gpu-architecture=sm_{card}", "-Werror", "all-warnings"]
+    flags = [*options(), f"--gpu-architecture=sm_{card}"]
     status = nvrtc.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*map(str.encode, flags)))
     size = ctypes.c_size_t()
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
@@ -52,7 +52,6 @@ def test_source_compiles_without_a_warning(nvrtc, name, card):
     assert compile_for(nvrtc, source(name), card or newest(nvrtc)) == (0, "")
 
 
-def test_a_warning_is_an_error(nvrtc):
-    status, log = compile_for(nvrtc, 'extern "C" __global__ void f() { int unused = 3; }', 80)
-    assert status != 0
+def test_a_warning_is_seen(nvrtc):
+    _, log = compile_for(nvrtc, 'extern "C" __global__ void f() { int unused = 3; }', 80)
     assert "never referenced" in log

@@ -54,7 +54,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(browser: Any) -> Iterator[str]:
     """The address of a server with the page of the tests' own system, and a catalogue."""
     import panel as pn
