@@ -12,7 +12,8 @@ from workbench.tape import NullTape, Progress, Tape
 
 def somebody_watches() -> bool:
     """Return whether a bar would be seen: standard error is a terminal, or this is a notebook."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    ipython = sys.modules.get("IPython")
+    return sys.stderr.isatty() or (ipython is not None and ipython.get_ipython() is not None)
 
 
 @contextmanager
