@@ -16,6 +16,9 @@ from workbench.system import Branching, KnobInfo, ModelName, Prompt, System, pla
 
 MAX_STOPS = 10_000  # a whole-number range with more stops is typed, not dragged
 MAX_TEXT = 8_000  # characters a visitor may send as one text
+#: Whether a visitor may name any model of the hub. `serve` forbids it where others than this machine's user reach the page:
+#: a model by name is a download and memory without a bound.
+any_model = True
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
 
@@ -132,6 +135,9 @@ def _admit(info: KnobInfo, value: Any, limits: Mapping[str, Any]) -> None:
     if isinstance(info.parameter, ModelName) and isinstance(value, str) and not _is_name(value, info.parameter.names):
         then = "Files on the server are not opened from a page"
         raise InputError(expected(info.name, "the name of a model, such as 'org/model'", repr(value[:80]), then=then))
+    if not any_model and isinstance(info.parameter, ModelName) and value not in info.parameter.names:
+        offered, then = "one of " + ", ".join(info.parameter.names), "Run it in a notebook for other models"
+        raise InputError(expected(info.name, offered, repr(value)[:80], then=then))
     most = limits.get(info.name)
     size = float(np.max(value)) if isinstance(value, (int, float, list)) and np.size(value) else None
     if isinstance(value, str) and most is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import panel as pn
 
+from widgets import controls
 from widgets.bench import Bench
 from widgets.gallery import Gallery
 from workbench import system as systems
@@ -49,11 +50,12 @@ def serve(
     Args:
         names: systems to serve; every one that can be loaded by default.
         port: port to listen on; 0 takes a free one.
-        address: address to listen on. Only pages opened at this address (or at localhost, for a loopback address) connect.
+        address: address to listen on. Anywhere but on a loopback address only the offered models can be chosen. Only pages opened at this address (or at localhost, for a loopback address) connect.
         show: open a browser.
         start, threaded: as in `panel.serve`.
     """
     pn.config.nthreads = THREADS  # type: ignore[misc]  # a setter that its stubs do not show
+    controls.any_model = address in LOOPBACK
     routes = pages(names)
     titles = dict.fromkeys(routes, "Workbench")
     options: dict[str, Any] = {"start": start, "threaded": threaded, "show": show, "title": titles, "verbose": True, **SESSION_MS}

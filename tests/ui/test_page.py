@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.ui.conftest import Live
+from workbench.errors import InputError
 
 
 def test_page_paints_without_errors(live: Live, site: str) -> None:
@@ -117,6 +118,16 @@ def test_values_a_visitor_may_not_ask_for(live: Live, site: str) -> None:
         expect(live.page.locator("#knob-model")).to_have_value("coin")
     live.write("model", "some-org/some-model")
     expect(live.badge).to_have_attribute("data-state", "measured")
+
+
+def test_a_page_that_others_reach_offers_its_own_models_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.ui.walk import Walk
+    from widgets import controls
+
+    monkeypatch.setattr(controls, "any_model", False)
+    assert controls.read(Walk(), "model", "die", public=True) == "die"
+    with pytest.raises(InputError, match="one of coin, die"):
+        controls.read(Walk(), "model", "some-org/some-model", public=True)
 
 
 def test_link_restores_the_knobs_and_survives_nonsense(live: Live, site: str) -> None:
