@@ -282,7 +282,7 @@ def test_an_interrupted_save_leaves_nothing_half_written(tmp_path, monkeypatch) 
         stream.write(b"PK")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_write_zip", interrupted)
+    monkeypatch.setattr(module, "write_zip", interrupted)
     with pytest.raises(KeyboardInterrupt):
         record().save(tmp_path / "run.zarr.zip")
     assert not list(tmp_path.iterdir())

@@ -11,8 +11,6 @@ import contextlib
 import json
 import os
 import uuid
-import zipfile
-import zlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -22,15 +20,11 @@ import numpy as np
 
 from workbench import schema
 from workbench.errors import InputError, RecordError, StorageError, UnknownNameError, WorkbenchError, expected, unknown
+from workbench.record_file import read_file, read_zip, refuse_unsafe, write_zip
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
     import xarray as xr
-
-#: Codecs that only move bytes. A record that names another one is refused before anything is decoded.
-SAFE_CODECS = {"bytes", "zstd", "blosc", "gzip", "crc32c", "vlen-utf8"}
-MAX_UNPACKED_BYTES = 4 << 30
-_NUMERIC = "iufb"
 
 
 class Record:
@@ -220,7 +214,7 @@ class Record:
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
         try:
             with open(partial, "xb") as stream:
-                _write_zip(stream, blobs)
+                write_zip(stream, blobs)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(partial, target)
@@ -252,7 +246,7 @@ class Record:
             StorageError: no such file, or it cannot be read.
             RecordError: not a record, truncated, of a newer schema, or naming a codec outside the allow-list.
         """
-        return cls.from_bytes(_read_file(_path(path)), name=str(path))
+        return cls.from_bytes(read_file(_path(path)), name=str(path))
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "upload") -> Record:
@@ -260,8 +254,8 @@ class Record:
         import xarray as xr
         import zarr
 
-        blobs = _read_zip(data, name)
-        _refuse_unsafe(blobs, name)
+        blobs = read_zip(data, name)
+        refuse_unsafe(blobs, name)
         buffer = zarr.core.buffer.default_buffer_prototype().buffer
         store = zarr.storage.MemoryStore({k: buffer.from_bytes(v) for k, v in blobs.items()}, read_only=True)
         try:
@@ -459,52 +453,3 @@ def _as_texts(data: xr.Dataset) -> xr.Dataset:
     """Give text arrays numpy's string type: of an empty array of objects a writer cannot tell that it holds text."""
     texts = {str(n): v.astype(np.dtypes.StringDType()) for n, v in data.variables.items() if v.dtype == object}
     return data.assign(texts)
-
-
-def _write_zip(stream: Any, blobs: Mapping[str, bytes]) -> None:
-    with zipfile.ZipFile(stream, "w", compression=zipfile.ZIP_STORED) as archive:
-        for name in sorted(blobs):  # fixed order and date: the same record is the same file
-            archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), blobs[name])
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StorageError(
-            f"Opening the record {str(path)!r} failed: {error.strerror}. Check the path, or make one with record.save()."
-        ) from error
-
-
-def _read_zip(data: bytes, name: str) -> dict[str, bytes]:
-    import io
-
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(i.file_size for i in archive.infolist()) > MAX_UNPACKED_BYTES:
-                raise RecordError(f"{name!r} unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB. Split it into smaller runs.")
-            return {i.filename: archive.read(i) for i in archive.infolist()}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted
-        raise RecordError(
-            f"{name!r} is not a whole Workbench record (not a complete zip file). Save it again with record.save()."
-        ) from error
-
-
-def _refuse_unsafe(blobs: Mapping[str, bytes], name: str) -> None:
-    """Refuse anything that is not a tree of plain zarr-3 arrays before a single chunk is decoded."""
-    if "zarr.json" not in blobs:
-        raise RecordError(f"{name!r} is a zip file but not a Workbench record. Save one with record.save().")
-    for member, blob in blobs.items():
-        if not member.endswith("zarr.json"):
-            continue
-        try:
-            meta = json.loads(blob)
-            codecs = {str(c["name"]) for c in meta.get("codecs", [])}
-            version = meta["zarr_format"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RecordError(f"{name!r} is damaged: {member} is not readable. Make the record again.") from error
-        if version != 3 or codecs - SAFE_CODECS:
-            raise RecordError(
-                expected(f"{name!r}, member {member}", f"codecs of {sorted(SAFE_CODECS)}", f"{sorted(codecs)}")
-                + " Only records written by Workbench are opened."
-            )
