@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -157,13 +158,20 @@ def test_control_c_of_a_real_run_is_130_and_leaves_nothing(tmp_path: Path) -> No
     command = [sys.executable, "-m", "workbench", "run", "rsd", *tables, "--max-new-tokens", "4", "--depth", "2", "--width", "2"]
     path = tmp_path / "a.zarr.zip"
     process = subprocess.Popen(
-        [*command, "--out", str(path), "--json"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, "--out", str(path), "--json"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A job in the background of a script inherits an ignored Ctrl-C, and Python then installs no handler for it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
-        process.communicate(timeout=8)
-    except subprocess.TimeoutExpired:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=8)
         process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert not out
     assert "Traceback" not in err
