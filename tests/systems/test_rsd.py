@@ -395,3 +395,11 @@ def test_any_setting_leaves_a_valid_record(method, depth, width, temperature, se
     assert (steps["emitted"].values <= steps["accepted"].values + 1).all()
     assert (tree["parent"].values < tree["node"].values).all()
     assert not (tree["accepted"].values & ~tree["visited"].values).any()
+
+
+def test_a_study_compares_honest_methods_and_leaves_the_knobs_alone() -> None:
+    p, q = tables()
+    record = run_table(p, q, method="rsd-s", depth=2, width=3, break_it="sorted-siblings", study=True)
+    assert set(record["curve/length"]["curve"].values) == {"chain", "with-replacement", "rsd-c", "rsd-s"}
+    assert record.knobs["break_it"] == "sorted-siblings"
+    assert record.knobs["method"] == "rsd-s"

@@ -293,11 +293,12 @@ def exact_pair_law(system: RSD, length: int) -> np.ndarray:
 
 def write_study(system: RSD, tape: NullTape, start: int) -> None:
     """Decode the same prompt by every method: at equal depth (fixed length) and by nodes (fixed budget)."""
-    chosen = (system.method, system._branching, system._depth)
+    chosen = (system.method, system._branching, system._depth, system.break_it)
     try:
+        system.break_it = "none"  # the methods are compared as they are
         rows = _study(system, tape, start)
     finally:  # a cancelled study leaves the system as it was
-        system.method, system._branching, system._depth = chosen
+        system.method, system._branching, system._depth, system.break_it = chosen
     if isinstance(tape, Tape):
         _write_study_rows(tape, rows)
 

@@ -51,7 +51,7 @@ DEFAULT_PROMPT = "Explain in simple words why the sky is blue, and why sunsets a
 #: What the presets set apart from their own point: the real model, or tables whose output law can be enumerated.
 _ON_TEXT = {
     "prompt": DEFAULT_PROMPT, "target": "smollm2-135m", "draft": "int8", "max_new_tokens": 64, "num_samples": 0,
-    "top_p": 1.0, "draft_alignment": 0.0, "break_it": "none", "keep_depth": 8, "keep_width": 8,
+    "top_p": 1.0, "draft_alignment": 0.0, "break_it": "none", "study": False, "keep_depth": 8, "keep_width": 8,
 }  # fmt: skip
 _ON_TABLE = _ON_TEXT | {
     "prompt": [0], "target": "table-target", "draft": "table-draft", "max_new_tokens": 4, "num_samples": 4000,
