@@ -17,4 +17,4 @@ def test_bar_shows_on_request_and_not_by_itself(capsys: pytest.CaptureFixture[st
         tape.step(1, 2, phase="walking")
     shown = capsys.readouterr()
     assert shown.err != ""
-    assert not shown.out.strip()
+    assert shown.out == ""
