@@ -20,8 +20,10 @@ def nvrtc():
         folders = import_module("nvidia").__path__
     except ImportError:
         pytest.skip("the package nvidia-cuda-nvrtc is not installed")
-    libraries = [path for folder in folders for path in Path(folder).glob("**/libnvrtc.so.*")]
-    return ctypes.CDLL(str(libraries[0]))
+    [library] = [path for folder in folders for path in Path(folder).glob("**/libnvrtc.so.*")]
+    for builtins in library.parent.glob("libnvrtc-builtins.so.*"):
+        ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)  # NVRTC 13.0 does not look for it beside itself
+    return ctypes.CDLL(str(library))
 
 
 def newest(nvrtc):
