@@ -13,6 +13,17 @@ function plotly(model) {
   return plotlyReady
 }
 
+// Pictures take turns: the next is drawn when the one before it has been painted, so that a slow one never hides the hero.
+let turn = Promise.resolve()
+const painted = () => new Promise((done) => {
+  const timer = setTimeout(done, 100) // a hidden tab paints nothing and must not wait for it
+  requestAnimationFrame(() => {
+    const channel = new MessageChannel()
+    channel.port1.onmessage = () => { clearTimeout(timer); done() }
+    channel.port2.postMessage(0)
+  })
+})
+
 export function render({ model }) {
   const title = element("h2", { class: "title" }), plot = element("div", { class: "plot" })
   const caption = element("figcaption"), empty = element("p", { class: "empty" })
@@ -30,6 +41,7 @@ export function render({ model }) {
     const source = model.figure
     if (!source || source === drawn) return
     const Plotly = await plotly(model)
+    await turn
     if (source !== model.figure) return
     const figure = JSON.parse(source)
     const layout = { ...figure.layout, autosize: true }
@@ -44,6 +56,7 @@ export function render({ model }) {
     if (!drawn) model.send_msg({ kind: "painted" })
     drawn = source
     mark()
+    turn = painted()
   }
   const mark = () => { root.dataset.drawn = model.drawing }
 
