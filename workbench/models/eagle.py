@@ -20,7 +20,7 @@ import numpy as np
 
 from workbench.errors import ModelError
 from workbench.kernels import int8_matmul
-from workbench.models.fused import FusedSession, Weights, _quantize, _step
+from workbench.models.fused import FusedSession, Weights, decoder_step, quantize
 from workbench.models.session import Session, depths
 
 FOLDER = Path(__file__).parent / "assets" / "eagle_smollm2"
@@ -80,7 +80,7 @@ def read_weights(folder: Path, model: Any, name: str) -> EagleWeights:
         raise ModelError(f"The eagle draft was trained for {TRAINED_FOR}, and {name!r} is another model. Use draft='int8'.")
     scale = np.abs(parts["fc"]).max(1) / np.float32(127)
     fc = np.rint(parts["fc"] / scale[:, None]).astype(np.int8)
-    return EagleWeights(fc, scale, _quantize(_layer(parts, shipped["subset"], model)), shipped["subset"])
+    return EagleWeights(fc, scale, quantize(_layer(parts, shipped["subset"], model)), shipped["subset"])
 
 
 def _own_gain(model: Any) -> np.ndarray | None:
@@ -162,7 +162,7 @@ class EagleSession(FusedSession):
         x = int8_matmul(np.concatenate([before, w.embedding[ids]], 1), self.eagle.fc, self.eagle.fc_scale)
         hidden, logits = np.empty_like(before), np.empty((len(ids), len(self.eagle.subset)), np.float32)
         pending = self._parents[: first + len(ids)]
-        _step(
+        decoder_step(
             x, cos, sin, self.prefix.keys, self.prefix.values, self.length, self._keys, self._values,
             first, pending, *w.arguments(), False, hidden, logits,  # type: ignore[call-arg]
         )  # fmt: skip

@@ -22,6 +22,7 @@ from workbench.kernels import note
 from workbench.kernels.int8_matmul.cpu import int8
 from workbench.kernels.skinny_matmul.cpu import skinny
 from workbench.kernels.tree_attention.cpu import attend
+from workbench.models.mapped import Room, own_memory, room_for
 from workbench.models.pace import Pace
 from workbench.models.session import depths
 
@@ -77,7 +78,7 @@ def _silu_times(gate_up, out):
 
 
 @njit(cache=True, nogil=True)
-def _step(
+def decoder_step(
     x, cos, sin, k_prefix, v_prefix, prefix_len, k_tree, v_tree, first, parents,
     wqkv, sqkv, wo, so, wgu, sgu, wd, sd, norm1, norm2, norm, head, shead, eps, heads, last_only, hidden, logits,
 ):  # fmt: skip
@@ -141,7 +142,7 @@ class Weights:
         return sum(m.nbytes for m in self.matrices.values()) + sum(s.nbytes for s in self.scales.values())
 
     def arguments(self) -> tuple[Any, ...]:
-        """Return the weights in the order `_step` takes them."""
+        """Return the weights in the order `decoder_step` takes them."""
         m, s, n = self.matrices, self.scales, self.norms
         return (
             m["qkv"], s["qkv"], m["o"], s["o"], m["gate_up"], s["gate_up"], m["down"], s["down"],
@@ -179,13 +180,13 @@ def weights_of(model: Any, name: str, dtype: str = "float32") -> Weights:
     with _lock:
         made = _packed.setdefault(model, {})
         if "float32" not in made:
-            made["float32"] = _stack(model, name)
+            made["float32"] = _stack(model, name, room_for(model, name, "float32"))
         if dtype not in made:
-            made[dtype] = _quantize(made["float32"])
+            made[dtype] = quantize(made["float32"], room_for(model, name, dtype))
         return made[dtype]
 
 
-def _stack(model: Any, name: str) -> Weights:
+def _stack(model: Any, name: str, room: Room) -> Weights:
     """Stack the layers' matrices and let the module's parameters point into the stacks: one copy in memory, same values."""
     layers, config = model.model.layers, model.config
     groups = {
@@ -194,7 +195,7 @@ def _stack(model: Any, name: str) -> Weights:
         "gate_up": [[lay.mlp.gate_proj, lay.mlp.up_proj] for lay in layers],
         "down": [[lay.mlp.down_proj] for lay in layers],
     }
-    matrices = {key: _stack_group(rows) for key, rows in groups.items()}
+    matrices = {key: _stack_group(key, rows, room) for key, rows in groups.items()}
     matrices["head"] = model.lm_head.weight.detach().numpy()
     none = {k: np.ones((len(layers), 1) if k != "head" else 1, np.float32) for k in matrices}
     norms = {
@@ -211,29 +212,38 @@ def _stack(model: Any, name: str) -> Weights:
     )  # fmt: skip
 
 
-def _stack_group(rows: list[list[Any]]) -> np.ndarray:
+def _stack_group(key: str, rows: list[list[Any]], room: Room) -> np.ndarray:
     import torch
 
-    out = torch.empty(len(rows), sum(m.weight.shape[0] for m in rows[0]), rows[0][0].weight.shape[1])
+    parts = [[linear.weight.detach().numpy() for linear in linears] for linears in rows]
+
+    def fill(out: np.ndarray) -> None:
+        for i, layer in enumerate(parts):
+            np.concatenate(layer, out=out[i])
+
+    shape = (len(parts), sum(len(part) for part in parts[0]), parts[0][0].shape[1])
+    stacked = room(key, shape, np.float32, fill)
     for i, linears in enumerate(rows):
         start = 0
         for linear in linears:
             end = start + linear.weight.shape[0]
-            out[i, start:end] = linear.weight.detach()
-            linear.weight.data = out[i, start:end]
+            linear.weight.data = torch.from_numpy(stacked[i, start:end])
             start = end
-    return out.numpy()
+    return stacked
 
 
-def _quantize(full: Weights) -> Weights:
+def quantize(full: Weights, room: Room = own_memory) -> Weights:
     """Return the int8 twin: weight = scale[row] * int8, scale = largest magnitude of the row / 127."""
     matrices, scales = {}, {}
     for key, weight in full.matrices.items():
         scale = np.abs(weight).max(-1).astype(np.float32) / np.float32(127)
         scale[scale == 0] = 1
-        matrices[key] = np.empty(weight.shape, np.int8)
-        for i in range(len(weight)):  # row by row: no second fp32 copy of the model in memory
-            np.rint(weight[i] / scale[i][..., None], out=matrices[key][i], casting="unsafe")
+
+        def fill(out: np.ndarray, weight: np.ndarray = weight, scale: np.ndarray = scale) -> None:
+            for i in range(len(weight)):  # row by row: no second fp32 copy of the model in memory
+                np.rint(weight[i] / scale[i][..., None], out=out[i], casting="unsafe")
+
+        matrices[key] = room(key, weight.shape, np.int8, fill)
         scales[key] = scale
     fields = vars(full) | {"name": f"{full.name} int8", "matrices": matrices, "scales": scales}
     return Weights(**fields)
@@ -290,7 +300,7 @@ class FusedSession:
         hidden = np.empty((len(ids), w.embedding.shape[1]), np.float32)
         logits = np.empty((1 if last_only else len(ids), self.vocab_size), np.float32)
         with PACE.call(w.name, len(ids)):
-            _step(
+            decoder_step(
                 w.embedding[ids], cos, sin, self.prefix.keys, self.prefix.values, self.length, self._keys, self._values,
                 first, self._parents, *w.arguments(), last_only, hidden, logits,  # type: ignore[call-arg]
             )  # fmt: skip

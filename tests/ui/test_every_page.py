@@ -1,0 +1,92 @@
+"""The page of every registered system on its recorded run: each live knob moves, each picture draws, nothing runs a model."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.ui.conftest import Live
+from widgets.controls import kind
+from widgets.recorded import recorded_run
+from workbench import system as systems
+from workbench import views
+from workbench.system import KnobInfo, System
+
+KEYS = sorted(key for key, entry in systems.registry().items() if not entry.error)
+
+
+@pytest.fixture(scope="module")
+def site(browser: Any) -> Iterator[str]:
+    """The address of a server with every registered page, as `make serve` opens them."""
+    from widgets import serve
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = serve.serve(port=port, threaded=True)
+    yield f"http://localhost:{port}"
+    server.stop()
+
+
+def other_value(system: type[System], info: KnobInfo) -> Any:
+    """Return a legal value of a live knob that is not its default."""
+    if kind(info) == "range":
+        low, high = info.bounds or (0, 1)
+        return low if info.default != low else high
+    return next(choice for choice in info.choices or [] if choice != info.default)
+
+
+def move(live: Live, info: KnobInfo, value: Any) -> None:
+    """Move a knob as a hand does."""
+    control = live.page.locator(f"#knob-{info.name}")
+    if kind(info) == "range":
+        live.slide(info.name, value)
+    elif kind(info) == "check":
+        control.set_checked(bool(value))
+    else:
+        control.select_option(str(value))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_system_ships_a_recorded_run_that_its_views_draw(key: str) -> None:
+    record = recorded_run(key)
+    assert record is not None, f"{key} has no recorded run: its first picture would wait for a model"
+    undrawn = [name for name in systems.get(key).shows if not views.get(name).draws(record)]
+    assert undrawn == []
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_live_knobs_and_every_picture_of_the_page(live: Live, site: str, key: str) -> None:
+    system = systems.get(key)
+    live.open(f"{site}/{key}", state="recorded")
+    live.hero.wait_for()
+    expect(live.page.locator("h1")).to_have_text(system.title)
+    for info in (k for k in system.knobs().values() if k.live and kind(k) in {"range", "choice", "check"}):
+        move(live, info, other_value(system, info))
+        expect(live.page.locator(".banner[data-tone=error]")).to_be_hidden()
+        expect(live.page.locator(f"[data-knob={info.name}] .reset")).to_be_visible()
+        live.page.locator(f"[data-knob={info.name}] .reset").click()
+        expect(live.page.locator(f"[data-knob={info.name}] .reset")).to_be_hidden()
+    tabs = live.page.locator(".choices button")
+    for index in range(tabs.count()):
+        tabs.nth(index).click()
+        expect(tabs.nth(index)).to_have_attribute("aria-pressed", "true")
+        shown = live.page.locator("figure.picture:visible")
+        expect(shown.locator(".js-plotly-plot")).to_have_count(shown.count())
+    expect(live.page.locator("figure.picture .empty:visible")).to_have_count(0)
+    assert live.errors == []
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_dark_and_narrow(live: Live, site: str, key: str) -> None:
+    live.page.set_viewport_size({"width": 800, "height": 900})
+    live.open(f"{site}/{key}?theme=dark", state="recorded")
+    live.hero.wait_for()
+    live.page.get_by_role("button", name="dark").click()
+    expect(live.page.locator("figure.picture .js-plotly-plot .main-svg").first).to_have_css("background-color", "rgb(18, 21, 26)")
+    assert live.page.evaluate("document.documentElement.scrollWidth") <= 800
+    assert live.errors == []
