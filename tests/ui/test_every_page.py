@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -81,12 +82,20 @@ def test_live_knobs_and_every_picture_of_the_page(live: Live, site: str, key: st
     assert live.errors == []
 
 
+def brightness(node: Any) -> float:
+    """Return the mean of red, green and blue of a node's text, 0 to 255."""
+    colour = node.evaluate("(node) => getComputedStyle(node).color")
+    return sum(float(part) for part in re.findall(r"[\d.]+", colour)[:3]) / 3
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_dark_and_narrow(live: Live, site: str, key: str) -> None:
     live.page.set_viewport_size({"width": 800, "height": 900})
     live.open(f"{site}/{key}?theme=dark", state="recorded")
     live.hero.wait_for()
-    live.page.get_by_role("button", name="dark").click()
     expect(live.page.locator("figure.picture .js-plotly-plot .main-svg").first).to_have_css("background-color", "rgb(18, 21, 26)")
+    for text in (".question", "figure.picture .title", ".knob label", "figcaption", ".meter"):
+        for dark in (node for node in live.page.locator(text).all() if node.is_visible()):
+            assert brightness(dark) > 110, f"{text} is dark on a dark page"
     assert live.page.evaluate("document.documentElement.scrollWidth") <= 800
     assert live.errors == []
