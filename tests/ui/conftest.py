@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -127,6 +127,18 @@ class Live:
 
     def drawn(self) -> str:
         return str(self.hero.get_attribute("data-drawn"))
+
+    def drawings(self) -> list[str]:
+        """Return the number of the drawing of every picture on the page."""
+        return [str(node.get_attribute("data-drawn")) for node in self.page.locator("figure.picture").all()]
+
+    def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait until something holds that only Python can tell."""
+        for _ in range(SLOW_MS // 50):
+            if holds():
+                return
+            self.page.wait_for_timeout(50)
+        pytest.fail(f"waited {SLOW_MS} ms: {what}")
 
     def slide(self, name: str, value: float, *, release: bool = False) -> None:
         """Move a slider as a hand does: `input` events on the way, `change` when it lets go."""
