@@ -1,0 +1,234 @@
+"""Where attention goes, for any causal language model of transformers and any length, without a T x T array.
+
+Queries and keys are taken as the model itself made them, each layer is pooled by `kernels.attention_mass` and forgotten. Before
+a model is measured for the first time, a short text is captured exactly and compared with transformers' own eager attention:
+a model that does something else between scores and weights (soft caps, learned sinks, biases) is refused, not drawn wrongly.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from workbench import kernels
+from workbench.errors import InputError, ModelError, expected
+from workbench.instruments import taps
+
+CHECKED_TOKENS = 24
+WINDOW = 512  # most rows or columns of an exact window
+_TOLERANCE = {"float32": 2e-5, "float64": 2e-5, "bfloat16": 2e-2, "float16": 4e-3}
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of exact attention: queries `first_query` to `last_query` (not included), keys likewise, of one head."""
+
+    layer: int
+    head: int
+    first_query: int
+    last_query: int
+    first_key: int
+    last_key: int
+
+
+@dataclass
+class Attention:
+    """Pooled attention of one text.
+
+    Attributes:
+        length: tokens T. layers: indices of the captured layers (L of them). heads: query heads H.
+        mass: (L, H, B, B) fp32, mean probability that the queries of a bin put on the keys of a bin; rows sum to 1.
+        column_sum: (L, H, T) fp32, probability that each key receives, summed over the queries (or probes) counted.
+        counted: number of queries counted in `column_sum`.
+        windows: exact probabilities, (queries, keys) fp32 for each window asked for.
+        backend: what ran `attention_mass`.
+    """
+
+    length: int
+    layers: list[int] = field(default_factory=list)
+    heads: int = 0
+    mass: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    column_sum: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    counted: int = 0
+    windows: dict[Window, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def sink_share(self) -> np.ndarray:
+        """(L, H) share of all probability that the first token receives."""
+        return self.column_sum[:, :, 0] / self.counted
+
+
+def capture(
+    model: Any,
+    token_ids: Sequence[int],
+    *,
+    bins: int = 64,
+    layers: Sequence[int] | None = None,
+    probes: np.ndarray | None = None,
+    windows: Sequence[Window] = (),
+    on_layer: Callable[[int], None] | None = None,
+) -> Attention:
+    """Return the pooled attention of a text; memory grows linearly with its length.
+
+    Args:
+        model: a transformers causal language model (or vision-language model, whose text is read).
+        token_ids: 2 or more ids, at most the model's context.
+        bins: bins of queries and of keys (`numpy.array_split`); at most T.
+        layers: layers to pool; all by default. The others run, unrecorded.
+        probes: positions of the queries to count; all by default.
+        windows: exact rectangles, at most 512 x 512 each.
+        on_layer: called with each layer's index; may raise to stop.
+
+    Raises:
+        InputError: an empty text, one token, too many tokens, or a window outside the text.
+        ModelError: the model's attention cannot be captured; the sentence says why.
+    """
+    ids = _checked_ids(model, token_ids)
+    _check_windows(model, windows, len(ids))
+    verify(model)
+    return _capture(model, ids, min(bins, len(ids)), layers, probes, windows, on_layer)
+
+
+def _checked_ids(model: Any, token_ids: Sequence[int]) -> np.ndarray:
+    ids = np.asarray(token_ids, dtype=np.int64)
+    if ids.ndim != 1 or ids.size < 2:
+        raise InputError(expected("text", "at least two tokens", f"{ids.size}", "", "Write a sentence"))
+    context = getattr(taps.decoder(model).config, "max_position_embeddings", None)
+    if context and ids.size > context:
+        raise InputError(expected("text", f"at most {context} tokens (the model's context)", str(ids.size), "", "Shorten it"))
+    return ids
+
+
+def _check_windows(model: Any, windows: Sequence[Window], length: int) -> None:
+    for w in windows:
+        inside = 0 <= w.first_query < w.last_query <= length and 0 <= w.first_key < w.last_key <= length
+        if not inside or w.last_query - w.first_query > WINDOW or w.last_key - w.first_key > WINDOW:
+            raise InputError(expected("window", f"a rectangle inside 0..{length}, at most {WINDOW} a side", str(w)))
+
+
+_verified: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+def verify(model: Any) -> None:
+    """Compare the captured attention of a short text with the model's own eager attention; once for each model.
+
+    Raises:
+        ModelError: they differ, or the model cannot be captured.
+    """
+    if model not in _verified:
+        _verified[model] = _why_not(model)
+    if _verified[model]:
+        raise ModelError(f"{type(model).__name__}: its attention cannot be captured: {_verified[model]}. Choose another model.")
+
+
+def _why_not(model: Any) -> str:
+    """Return why a model cannot be captured, or ""."""
+    import torch
+
+    inner = taps.decoder(model)
+    size = int(inner.config.vocab_size)
+    ids = np.random.default_rng(0).integers(0, size, min(CHECKED_TOKENS, getattr(inner.config, "max_position_embeddings", 64)))
+    try:
+        seen = _capture(model, ids, len(ids), None, None, (), None)
+    except ModelError as error:
+        return str(error).rstrip(".")
+    eager = taps.decoder(taps.eager_view(model))
+    with torch.inference_mode():
+        maps = eager(input_ids=torch.from_numpy(ids)[None].to(eager.device), use_cache=False, output_attentions=True).attentions
+    if not maps or len(maps) != len(seen.layers):
+        return "it does not return attention weights to compare with"
+    truth = np.stack([layer[0].float().cpu().numpy() for layer in maps])
+    allowed = _TOLERANCE.get(str(next(model.parameters()).dtype).removeprefix("torch."), 2e-5)
+    difference = float(np.abs(truth - seen.mass).max())
+    return "" if difference <= allowed else f"its own weights differ from the captured ones by {difference:.1e}"
+
+
+class _Pool:
+    """Pools every attention call of one forward pass."""
+
+    def __init__(self, length: int, bins: int, layers: Any, probes: Any, windows: Any, on_layer: Any) -> None:
+        self.bins, self.layers, self.probes, self.on_layer = bins, layers, probes, on_layer
+        self.asked = list(windows)
+        self.out = Attention(length, counted=length if probes is None else len(probes))
+        self.mass: list[np.ndarray] = []
+        self.columns: list[np.ndarray] = []
+        self.calls = 0
+
+    def __call__(self, call: taps.Call) -> Any:
+        layer = call.layer if call.layer >= 0 else self.calls
+        self.calls += 1
+        refuse(call)
+        if self.on_layer is not None:
+            self.on_layer(layer)
+        if self.layers is None or layer in self.layers:
+            self._pool(layer, call)
+        return call.dense()
+
+    def _pool(self, layer: int, call: taps.Call) -> None:
+        scale = call.scaling * call.query.shape[-1] ** 0.5  # the kernel divides by sqrt(d)
+        q, k = (call.query[0].float() * scale).contiguous(), call.key[0].float().contiguous()
+        pooled = kernels.attention_mass(q, k, self.bins, self.bins, self.probes)
+        self.mass.append(pooled.mass.cpu().numpy())
+        self.columns.append(pooled.column_sum.cpu().numpy())
+        self.out.layers.append(layer)
+        for window in self.asked:
+            if window.layer == layer:
+                self.out.windows[window] = exact(q, k, window)
+
+
+def refuse(call: taps.Call) -> None:
+    """Raise `ModelError` for an attention layer that is not plain causal softmax attention over the whole text."""
+    window = call.options.get("sliding_window")
+    length = call.key.shape[2]
+    if window is not None and length > window:
+        raise ModelError(f"layer {call.layer} looks back {window} tokens only and the text has {length}")
+    for name, what in (
+        ("softcap", "caps its scores"),
+        ("s_aux", "has a learned sink"),
+        ("position_bias", "adds a position bias"),
+    ):
+        if call.options.get(name) is not None:
+            raise ModelError(f"layer {call.layer} {what}")
+    if call.query.shape[2] != length:
+        raise ModelError(f"layer {call.layer} reads {length} keys for {call.query.shape[2]} queries")
+    if call.mask is not None:
+        import torch
+
+        causal = torch.ones(length, length, dtype=torch.bool).tril() if length <= 4096 else None
+        allowed = call.mask[0, 0] if call.mask.dtype == torch.bool else call.mask[0, 0] == 0
+        if causal is None or not torch.equal(allowed.cpu(), causal):
+            raise ModelError(f"layer {call.layer} has a mask that is not plain causal")
+
+
+def exact(q: Any, k: Any, window: Window) -> np.ndarray:
+    """Return the exact probabilities in a window: (queries, keys) fp32. Rows see their whole past, so they need not sum to 1."""
+    import torch
+
+    heads_per_key = q.shape[0] // k.shape[0]
+    rows = torch.arange(window.first_query, window.last_query)
+    keys = k[window.head // heads_per_key, : window.last_query]
+    scores = q[window.head, rows] @ keys.T / q.shape[-1] ** 0.5
+    scores = scores.masked_fill(torch.arange(window.last_query)[None] > rows[:, None], -torch.inf)
+    probs = scores.softmax(-1)[:, window.first_key : window.last_key].cpu().numpy()
+    wide = np.zeros((len(rows), window.last_key - window.first_key), np.float32)  # keys after the last query: nothing
+    wide[:, : probs.shape[1]] = probs
+    return wide
+
+
+def _capture(model: Any, ids: np.ndarray, bins: int, layers: Any, probes: Any, windows: Any, on_layer: Any) -> Attention:
+    import torch
+
+    pool = _Pool(len(ids), bins, None if layers is None else set(layers), probes, windows, on_layer)
+    inner = taps.decoder(taps.view(model))
+    with torch.inference_mode(), taps.attending(pool):
+        inner(input_ids=torch.from_numpy(ids)[None].to(inner.device), use_cache=False)
+    if not pool.mass:
+        reason = "no attention layer ran" if not pool.calls else f"none of the layers {sorted(layers or ())} exists"
+        raise ModelError(reason)
+    pool.out.mass, pool.out.column_sum = np.stack(pool.mass), np.stack(pool.columns)
+    pool.out.heads = pool.out.mass.shape[1]
+    return pool.out
