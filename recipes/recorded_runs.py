@@ -28,7 +28,8 @@ RUNS: dict[str, dict[str, Any]] = {
         "max_new_tokens": 64,
         "seed": 1,
         "study": True,
-    }
+    },
+    "zipvl": {},
 }
 
 

@@ -206,8 +206,13 @@ class Bench(pn.viewable.Viewer):
             return
         self._rederive()
         self._follow_estimate(message["values"])
-        if self._needs_run():
+        if self._needs_run() or self._wants_truth(message["values"]):
             self._start()
+
+    def _wants_truth(self, moved: dict[str, Any]) -> bool:
+        """Return whether a live knob that is its own partner was let go where numbers are only estimated: run it truly."""
+        partners = getattr(self.system, "follows", {})
+        return self._estimated() and any(partners.get(name) == name for name in moved)
 
     def _follow_estimate(self, moved: dict[str, Any]) -> None:
         """Where a replayed live knob left numbers that are only estimated, set the run knob that makes the same run truly."""

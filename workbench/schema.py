@@ -180,6 +180,9 @@ GROUPS: dict[str, Group] = {
             "token_score | layer, position | float32 | score | importance of the token in the layer",
             "keep | layer, position | bool | | token kept in the layer",
             "keep_ratio | layer | float32 | share | kept share of the tokens",
+            "token_mass? | layer, position | float32 | query | attention on the token, summed over the probes, mean over heads",
+            "sink_share? | layer, head | float32 | share | share of all probability that the first token receives",
+            "piece? | position | str | | text of the token",
         ),
         _group(
             "routing",

@@ -111,7 +111,9 @@ def record(seed: int = 4, steps: int = 12, branching: tuple[int, ...] = (3, 2, 1
     for index in range(steps):
         last = sim.step(index, last)
     columns: dict[str, Any] = {g: {k: np.array(v) for k, v in c.items()} for g, c in sim.rows.items()}
+    columns["attention"] = attention(seed)
     groups, attrs = curves(columns, seed)
+    attrs["attention"] = {"tau": 0.9}
     emitted = float(np.mean(columns["steps"]["emitted"]))
     columns |= groups | {"meters": meters(emitted)}
     return Record.from_columns(columns, run_attrs(seed, {"method": "rsd-c", "depth": len(branching)} | knobs), attrs)
@@ -147,17 +149,58 @@ def curves(columns: dict[str, Any], seed: int) -> tuple[dict[str, Any], dict[str
         rows.append(("as run (measured)", rank, k / n, max(0, k / n - n**-0.5), min(1, k / n + n**-0.5)))
         rows.append(("drawn with replacement, same laws (estimated)", rank, 0.7 * k / n, np.nan, np.nan))
     groups = {"curve/acceptance": rows, "curve/lossless": monitor(seed), "curve/latency": latency(), **study()}
+    groups |= attention_curves(columns["attention"])
     nature = {
         "curve/acceptance": ("sibling rank", "share of tried siblings accepted"),
         "curve/lossless": ("samples", "distance from the exact law"),
         "curve/latency": ("rows verified in one target call", "ms"),
         "curve/length": ("depth of the tree (levels)", "tokens per target call"),
+        "curve/sorted_mass": ("share of the tokens, heaviest first", "share of the attention they hold"),
+        "curve/cache_bytes": ("layer", "bytes of keys and values"),
+        "curve/ratio": ("layer", "share of the tokens kept"),
         "curve/budget": ("nodes the target verifies in a step", "tokens per target call"),
     }
     attrs: dict[str, Any] = {g: {"x_label": x, "y_label": y} for g, (x, y) in nature.items()}
     attrs["curve/lossless"] |= {"p_value": 0.43, "dof": 23, "samples": 4000, "law": "exact law of the first token"}
     names = ("curve", "x", "y", "y_low", "y_high")
     return {g: {n: np.array([r[i] for r in values]) for i, n in enumerate(names)} for g, values in groups.items()}, attrs
+
+
+def attention(seed: int, layers: int = 3, heads: int = 2, length: int = 40) -> dict[str, Any]:
+    """Return the attention of random queries and keys, pooled in 10 bins, and the tokens that hold 0.9 of it."""
+    rng = np.random.default_rng(seed)
+    scores = rng.standard_normal((layers, heads, length, length)) * 2
+    scores[:, :, :, 0] += 3
+    scores[:, :, ~np.tri(length, dtype=bool)] = -np.inf
+    probs = np.exp(scores - scores.max(-1, keepdims=True))
+    probs /= probs.sum(-1, keepdims=True)
+    mass = probs.reshape(layers, heads, 10, length // 10, 10, length // 10).sum(-1).mean(3)
+    token = probs.mean(1).sum(1)
+    held = np.cumsum(-np.sort(-token, axis=1), axis=1) / length
+    counts = (held < 0.9).sum(1) + 1
+    keep = np.stack([np.isin(np.arange(length), np.argsort(-t)[:c]) for t, c in zip(token, counts)])
+    return {
+        "mass": mass.astype(np.float32), "token_score": token.astype(np.float32), "keep": keep, "keep_ratio": keep.mean(1).astype(np.float32),
+        "token_mass": token.astype(np.float32), "piece": np.array([f" t{i}" for i in range(length)]),
+    }  # fmt: skip
+
+
+def attention_curves(columns: dict[str, Any]) -> dict[str, list[tuple[Any, ...]]]:
+    """Return sorted mass, kept share and cache bytes of the simulated attention."""
+    token, keep = columns["token_mass"], columns["keep"]
+    held = np.cumsum(-np.sort(-token, axis=1), axis=1) / token.sum(1, keepdims=True)
+    n = keep.shape[1]
+    rows = [(f"layer {i}", (j + 1) / n, float(h), np.nan, np.nan) for i, line in enumerate(held) for j, h in enumerate(line)]
+    bits = {"important tokens": 4, "other tokens": 2, "parameters": 1, "fp16, dense": 16}
+    kept = keep.sum(1)
+    stored = [
+        (name, float(i), float(b * (k if name == "important tokens" else n)), np.nan, np.nan)
+        for name, b in bits.items()
+        for i, k in enumerate(kept)
+    ]
+    ratio = [("kept", float(i), k / n, np.nan, np.nan) for i, k in enumerate(kept)]
+    ratio += [("needed without the first token", float(i), 0.9 * k / n, np.nan, np.nan) for i, k in enumerate(kept)]
+    return {"curve/sorted_mass": rows, "curve/cache_bytes": stored, "curve/ratio": ratio}
 
 
 def monitor(seed: int) -> list[tuple[Any, ...]]:

@@ -14,9 +14,21 @@ import sysconfig
 import textwrap
 from pathlib import Path
 
-from workbench.data.prompts import KINDS, Prompt, draw, prompts, questions
+from workbench.data.prompts import KINDS, Prompt, draw, needle, passage, prompts, questions
 
-__all__ = ["KINDS", "Prompt", "draw", "held_out", "plays", "prompts", "questions", "stdlib_code", "technical_english"]
+__all__ = [
+    "KINDS",
+    "Prompt",
+    "draw",
+    "held_out",
+    "needle",
+    "passage",
+    "plays",
+    "prompts",
+    "questions",
+    "stdlib_code",
+    "technical_english",
+]
 
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__", "encodings"}
 SMALLEST_DOCUMENT = 400  # characters; shorter files are mostly re-exports

@@ -99,3 +99,19 @@ def pick_document(kind: str, rng: np.random.Generator, held_out: bool) -> tuple[
     sizes = np.array([len(corpus[name]) for name in names], dtype=float)
     name = names[rng.choice(len(names), p=sizes / sizes.sum())]
     return name, corpus[name]
+
+
+def passage(kind: str, letters: int) -> str:
+    """Return the first `letters` characters, ended at a line, of the first long enough held-out document of a kind."""
+    from workbench.data import held_out, plays, stdlib_code, technical_english
+
+    documents = {"play": plays, "code": stdlib_code, "technical": technical_english}[kind]()
+    text = next(text for name, text in documents.items() if held_out(name) and len(text) > letters)
+    return text[: text.rfind("\n", 0, letters) + 1]
+
+
+def needle(letters: int, secret: str = "The password of the library is seven green lanterns.") -> str:
+    """Return a passage of a play with a sentence of ours in its middle, and the beginning of the sentence once more at its end."""
+    lines = passage("play", letters).split("\n")
+    lines.insert(len(lines) // 2, secret)
+    return "\n".join(lines) + "\n" + secret[: secret.index(" is ") + 3]

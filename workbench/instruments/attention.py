@@ -64,7 +64,7 @@ class Attention:
 
 def capture(
     model: Any,
-    token_ids: Sequence[int],
+    token_ids: Sequence[int] | np.ndarray,
     *,
     bins: int = 64,
     layers: Sequence[int] | None = None,
@@ -93,7 +93,7 @@ def capture(
     return _capture(model, ids, min(bins, len(ids)), layers, probes, windows, on_layer)
 
 
-def _checked_ids(model: Any, token_ids: Sequence[int]) -> np.ndarray:
+def _checked_ids(model: Any, token_ids: Sequence[int] | np.ndarray) -> np.ndarray:
     ids = np.asarray(token_ids, dtype=np.int64)
     if ids.ndim != 1 or ids.size < 2:
         raise InputError(expected("text", "at least two tokens", f"{ids.size}", "", "Write a sentence"))

@@ -30,6 +30,11 @@ _FILES = (
     "length_and_budget",
     "lossless_monitor",
     "latency_profile",
+    "kept_tokens",
+    "mass_curves",
+    "attention_overview",
+    "attention_map",
+    "cache_bytes",
     "speed_quality",
 )
 

@@ -21,8 +21,18 @@ SOURCES = {
     "residual": ("chosen", "residual"),
     "bonus": ("chosen", "bonus"),
     "target": ("target", "target"),
+    "agrees": ("accepted", "same as the dense run"),
+    "differs": ("rejected", "the dense run's token; this run would write another"),
 }
-DASH = {"prompt": "1.5px,2.5px", "draft": "solid", "residual": "solid", "bonus": "solid", "target": "solid"}
+DASH = {
+    "prompt": "1.5px,2.5px",
+    "draft": "solid",
+    "residual": "solid",
+    "bonus": "solid",
+    "target": "solid",
+    "agrees": "solid",
+    "differs": "dash",
+}
 COLUMNS, LINE_PIXELS, MAX_TOKENS = 76, 25, 512
 
 
@@ -162,10 +172,16 @@ def caption(record: Record, *, step: int | None = None) -> str:
     if step is not None:
         check(record, step)
         mine = "".join(house.token(str(p), 40) for p in pieces[steps == step])
+        if (sources[steps == step] == "differs").any():
+            return f"The dense run's token {step + 1}, “{mine}”: this run would write another."
+        if (sources[steps == step] == "agrees").any():
+            return f"The dense run's token {step + 1}, “{mine}”: this run would write the same."
         return f"Step {step} wrote “{mine}” in one call of the target."
     made = [str(s) for s in sources[steps >= 0]]
     if not made:
         return "Nothing has been written yet."
+    if {"agrees", "differs"} & set(made):
+        return f"Of the {plural(len(made), 'token')} that the dense run writes after the prompt, this run would write {made.count('agrees')}."
     calls = len(np.unique(steps[steps >= 0]))
     return (
         f"{made.count('draft')} of {plural(len(made), 'new token')} were drafted; the target was called {plural(calls, 'time')}."
