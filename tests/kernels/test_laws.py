@@ -147,6 +147,36 @@ def test_plane_sweep_without_motion_is_the_plain_difference():
     np.testing.assert_allclose(found.cost, np.tile(plain, (4, 1, 1)), rtol=1e-4, atol=1e-4)
 
 
+def test_plane_sweep_law_is_the_softmax_of_the_scaled_costs():
+    arguments = kernels.all()["plane_sweep"].make(np.random.default_rng(5), C=5, h=9, w=31, D=16, law=1)
+    found = kernels.plane_sweep(**arguments)
+    seen = found.valid.all(0)
+    assert 0.2 < seen.mean() < 1
+    scaled = found.cost - found.cost.min(0)
+    scaled = torch.from_numpy(scaled / scaled.max(0).clip(1e-9))
+    law = torch.softmax(-scaled / arguments["temperature"], 0)
+    np.testing.assert_allclose(found.probability[:, seen], law.numpy()[:, seen], rtol=1e-4)
+    np.testing.assert_allclose(found.entropy[seen], torch.special.entr(law).sum(0).numpy()[seen], rtol=1e-4)
+    np.testing.assert_array_equal(found.best[seen], found.cost.argmin(0)[seen])
+    np.testing.assert_allclose(found.probability.sum(0), 1, rtol=1e-5)
+    plain = kernels.plane_sweep(**(arguments | {"temperature": 0.0}))
+    np.testing.assert_array_equal(plain.cost, found.cost)
+    assert len(plain) == 2
+
+
+def test_a_flat_law_at_temperature_one_is_nearly_uniform():
+    """Costs in [0, 1] at temperature 1: the entropy cannot fall below that of one cost 0 and all others 1."""
+    arguments = kernels.all()["plane_sweep"].make(np.random.default_rng(6), C=5, h=9, w=31, D=64, law=5)
+    planes = arguments["depths"].size
+    one = np.concatenate([[1.0], np.full(planes - 1, np.exp(-1))])
+    one /= one.sum()
+    floor = -(one * np.log(one)).sum()
+    found = kernels.plane_sweep(**arguments)
+    assert arguments["temperature"] == 1.0
+    assert (found.entropy >= floor - 1e-4).all()
+    assert (found.entropy <= np.log(planes) + 1e-5).all()
+
+
 def test_plane_sweep_agrees_with_grid_sample():
     arguments = kernels.all()["plane_sweep"].make(np.random.default_rng(4), C=5, h=9, w=31, D=6)
     found = kernels.plane_sweep(**arguments)

@@ -181,6 +181,8 @@ WRONG = [
     ("attention_mass", {"probes": np.array([1000])}, "probes"),
     ("plane_sweep", {"depths": np.array([-1.0], np.float32)}, "depths"),
     ("plane_sweep", {"border": -1}, "border"),
+    ("plane_sweep", {"intrinsics": np.ones((3, 3), np.float32)}, "intrinsics"),
+    ("plane_sweep", {"temperature": -1.0}, "temperature"),
     ("expert_dispatch", {"capacity": -1}, "capacity"),
     ("expert_dispatch", {"num_experts": 2}, "experts"),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from workbench.kernels.plane_sweep import NEAR, SLACK, PlaneSweep, projection
+from workbench.kernels.plane_sweep import NEAR, SLACK, DepthSweep, PlaneSweep, projection
 from workbench.kernels.simd import REASSOCIATE
 
 _NEAR, _SLACK, _ONE = np.float32(NEAR), np.float32(SLACK), np.float32(1)
@@ -75,6 +75,40 @@ def sweep(target, source, homography, shift, depths, border, cost, valid):
                 cost[i, y, x], valid[i, y, x] = value, seen
 
 
+@njit(parallel=True, nogil=True, cache=True)
+def law(cost, valid, temperature, probability, best, entropy):
+    """Write each pixel's softmax of -c / temperature, arg-min and entropy, image rows in parallel.
+
+    One pass finds the smallest and largest valid cost, a second sums exp and c * exp, from which the entropy follows;
+    depth planes run outermost within a row, so that reads and writes are contiguous.
+    """
+    planes, height, width = cost.shape
+    for y in prange(height):
+        low, high = np.full(width, np.float32(np.inf)), np.full(width, np.float32(-np.inf))
+        best[y] = -1
+        for i in range(planes):
+            for x in range(width):
+                value = cost[i, y, x]
+                if valid[i, y, x]:
+                    if value < low[x]:
+                        low[x], best[y, x] = value, i
+                    high[x] = max(high[x], value)
+        total, moment = np.zeros(width), np.zeros(width)
+        for i in range(planes):
+            for x in range(width):
+                span = high[x] - low[x] if high[x] > low[x] else _ONE
+                scaled = (cost[i, y, x] - low[x]) / span if valid[i, y, x] else _ONE
+                weight = np.exp(-scaled / temperature)
+                probability[i, y, x] = weight
+                total[x] += weight
+                moment[x] += weight * scaled
+        for x in range(width):
+            entropy[y, x] = np.log(total[x]) + moment[x] / total[x] / temperature if planes else 0.0
+        for i in range(planes):
+            for x in range(width):
+                probability[i, y, x] = probability[i, y, x] / total[x]
+
+
 def run(
     target: np.ndarray,
     source: np.ndarray,
@@ -83,12 +117,18 @@ def run(
     translation: np.ndarray,
     depths: np.ndarray,
     border: int,
-) -> PlaneSweep:
-    """Return cost (D, h, w) fp32 and valid (D, h, w) bool."""
+    temperature: float,
+) -> PlaneSweep | DepthSweep:
+    """Return cost (D, h, w) fp32, valid (D, h, w) bool and, above temperature 0, each pixel's law over depths."""
     shape = (depths.size, *target.shape[1:])
     cost, valid = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
     if cost.size and 2 * border < min(shape[1:]):
         to, of = (np.ascontiguousarray(image.transpose(1, 2, 0)) for image in (target, source))
         homography, shift = projection(intrinsics, rotation, translation)
         sweep(to, of, homography, shift, depths, border, cost, valid)
-    return PlaneSweep(cost, valid)
+    if not temperature:
+        return PlaneSweep(cost, valid)
+    probability, entropy = np.empty(shape, np.float32), np.empty(shape[1:], np.float32)
+    best = np.empty(shape[1:], np.int32)
+    law(cost, valid, np.float32(temperature), probability, best, entropy)
+    return DepthSweep(cost, valid, probability, best, entropy)

@@ -8,7 +8,7 @@ import numpy as np
 
 from workbench.kernels.launch import Launch, Plan, blocks, integer
 from workbench.kernels.launch import run as launch
-from workbench.kernels.plane_sweep import NEAR, SLACK, PlaneSweep, projection
+from workbench.kernels.plane_sweep import NEAR, SLACK, DepthSweep, PlaneSweep, projection
 
 
 def plan(
@@ -22,8 +22,9 @@ def plan(
     translation: Any,
     depths: Any,
     border: int,
+    temperature: float,
 ) -> Plan:
-    """Return the launch of `sweep` and its result."""
+    """Return the launch of `sweep`, then of `law` above temperature 0, and the result."""
     channels, height, width = target.shape
     host = [array.get() if hasattr(array, "get") else array for array in (intrinsics, rotation, translation)]
     homography, shift = (xp.asarray(part.astype(np.float32)) for part in projection(*host))
@@ -31,8 +32,15 @@ def plan(
     valid = xp.zeros(cost.shape, xp.uint8)
     sizes = (integer(size) for size in (channels, height, width, depths.size, border))
     arguments = (target, source, homography, shift, depths, cost, valid, *sizes, np.float32(NEAR), np.float32(SLACK))
-    launches = [Launch("sweep", (blocks(width, threads), height, depths.size), arguments)]
-    return launches if cost.size else [], lambda: PlaneSweep(cost, valid.astype(bool))
+    launches = [Launch("sweep", (blocks(width, threads), height, depths.size), arguments)] if cost.size else []
+    if not temperature:
+        return launches, lambda: PlaneSweep(cost, valid.astype(bool))
+    probability, entropy = xp.zeros(cost.shape, xp.float32), xp.zeros(cost.shape[1:], xp.float32)
+    best = xp.full(cost.shape[1:], -1, xp.int32)
+    results = (probability, best, entropy, integer(height * width), integer(depths.size), np.float32(temperature))
+    if cost.size:
+        launches.append(Launch("law", (blocks(height * width, threads), 1, 1), (cost, valid, *results)))
+    return launches, lambda: DepthSweep(cost, valid.astype(bool), probability, best, entropy)
 
 
 def run(**arguments: Any) -> Any:

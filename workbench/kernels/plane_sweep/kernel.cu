@@ -27,3 +27,31 @@ extern "C" __global__ void sweep(const float* target, const float* source, const
     cost[i * plane + here] = total / channels;
     valid[i * plane + here] = 1;
 }
+
+// Softmax over depths of a pixel's cost scaled to [0, 1], its arg-min and its entropy: one thread for each pixel.
+extern "C" __global__ void law(const float* cost, const unsigned char* valid, float* probability, int* best, float* entropy,
+                               int pixels, int planes, float temperature) {
+    int p = blockIdx.x * blockDim.x + threadIdx.x;
+    if (p >= pixels) return;
+    float low = 0.0f, high = 0.0f;
+    int first = -1;
+    bool any = false;
+    for (int i = 0; i < planes; ++i) {
+        size_t at = size_t(i) * pixels + p;
+        if (!valid[at]) continue;
+        if (!any || cost[at] < low) low = cost[at], first = i;
+        high = any ? fmaxf(high, cost[at]) : cost[at];
+        any = true;
+    }
+    float span = high > low ? high - low : 1.0f, total = 0.0f, moment = 0.0f;
+    for (int i = 0; i < planes; ++i) {
+        size_t at = size_t(i) * pixels + p;
+        float scaled = valid[at] ? (cost[at] - low) / span : 1.0f, weight = expf(-scaled / temperature);
+        probability[at] = weight;
+        total += weight;
+        moment += weight * scaled;
+    }
+    for (int i = 0; i < planes; ++i) probability[size_t(i) * pixels + p] /= total;
+    best[p] = first;
+    entropy[p] = logf(total) + moment / total / temperature;
+}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.kernels.plane_sweep import NEAR, SLACK, PlaneSweep
+from workbench.kernels.plane_sweep import NEAR, SLACK, DepthSweep, PlaneSweep
 
 
 def run(
@@ -17,8 +17,9 @@ def run(
     translation: np.ndarray,
     depths: np.ndarray,
     border: int,
-) -> PlaneSweep:
-    """Return cost (D, h, w) fp32 and valid (D, h, w) bool."""
+    temperature: float,
+) -> PlaneSweep | DepthSweep:
+    """Return cost (D, h, w) fp32, valid (D, h, w) bool and, above temperature 0, each pixel's law over depths."""
     _, height, width = target.shape
     camera = intrinsics.astype(np.float64)
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
@@ -32,7 +33,23 @@ def run(
         u, v = (np.where(ahead, point[j] / np.where(ahead, point[2], 1), -9).reshape(height, width) for j in (0, 1))
         valid[i] = core & _inside(u, v, height, width, border)
         cost[i] = np.where(valid[i], np.abs(target - _bilinear(source, u, v)).mean(0), 0)
-    return PlaneSweep(cost.astype(np.float32), valid)
+    volume = PlaneSweep(cost.astype(np.float32), valid)
+    return law(*volume, temperature) if temperature else volume
+
+
+def law(cost: np.ndarray, valid: np.ndarray, temperature: float) -> DepthSweep:
+    """Return the volume with softmax(-c / temperature), arg-min and entropy (nats) of each pixel; fp64 inside."""
+    planes, any_valid = len(cost), valid.any(0)
+    exact = cost.astype(np.float64)
+    low = np.where(valid, exact, np.inf).min(0, initial=np.inf)
+    high = np.where(valid, exact, -np.inf).max(0, initial=-np.inf)
+    span = np.where(any_valid & (high > low), high - low, 1.0)
+    scaled = np.where(valid, (exact - np.where(any_valid, low, 0.0)) / span, 1.0)
+    weight = np.exp(-scaled / temperature)
+    probability = weight / weight.sum(0) if planes else weight
+    entropy = -(probability * np.log(np.maximum(probability, np.finfo(float).tiny))).sum(0)
+    best = np.where(any_valid, np.where(valid, exact, np.inf).argmin(0), -1) if planes else np.full(cost.shape[1:], -1)
+    return DepthSweep(cost, valid, probability.astype(np.float32), best.astype(np.int32), entropy.astype(np.float32))
 
 
 def _inside(u: Any, v: Any, height: int, width: int, border: int) -> Any:
