@@ -54,9 +54,7 @@ text = data.passage("play", 1500)
 record = wb.run("zipvl", prompt=text, tau=0.975, new_tokens=16)
 for name in ("kept_share", "attention_work", "prefill", "next_token_agreement", "divergence", "cache_bytes"):
     row = record["meters"].sel(meter=name)
-    print(
-        f"{name:22} {float(row.value):8.3f} {row.unit.values!s:44} dense {float(row.baseline):8.3f}  ({row.provenance.values})"
-    )
+    print(f"{name:22} {float(row.value):8.3f} {row.unit.values!s:44} dense {float(row.baseline):8.3f}  ({row.provenance.values})")
 
 # %% [markdown]
 # ## 3. Picture: each layer reads its own text

@@ -73,14 +73,14 @@ def caption(record: Record) -> str:
     """Return the spread of the kept share in one sentence."""
     ratio = record.column("attention", "keep_ratio").astype(float)
     least, most = int(ratio.argmin()), int(ratio.argmax())
-    spread = f"Layer {least} keeps {ratio[least]:.0%} of the tokens, layer {most} {ratio[most]:.0%}; {ratio.mean():.0%} on average"
+    spread = (
+        f"Layer {least} keeps {ratio[least]:.0%} of the tokens, layer {most} {ratio[most]:.0%}; {ratio.mean():.0%} on average"
+    )
     if ratio[least] == ratio[most]:
         spread = f"Every layer keeps {ratio.mean():.0%} of the tokens"
         if ratio.mean() == 1:
             return spread + ": the dense run."
-    return (
-        f"{spread}, so attention takes {np.mean(ratio**2):.0%} of its multiplications (by the mean share one would say {ratio.mean() ** 2:.0%})."
-    )
+    return f"{spread}, so attention takes {np.mean(ratio**2):.0%} of its multiplications (by the mean share one would say {ratio.mean() ** 2:.0%})."
 
 
 def say(record: Record) -> str:
