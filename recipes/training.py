@@ -6,11 +6,14 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
 def cosine(step: int, steps: int, peak: float, warmup: int = 100, floor: float = 0.05) -> float:
@@ -22,16 +25,36 @@ def cosine(step: int, steps: int, peak: float, warmup: int = 100, floor: float =
 
 
 class Trainer:
-    """A module, its AdamW and the number of steps done; kept in one safetensors file, written atomically."""
+    """A module, its optimisers and the number of steps done; kept in one safetensors file, written atomically.
 
-    def __init__(self, module: torch.nn.Module, path: Path, **adam: float) -> None:
+    Args:
+        muon: learning rate of Muon as a share of AdamW's, for the matrices that `of_muon` names; None: AdamW for all.
+        adam: `lr`, `weight_decay`.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        path: Path,
+        *,
+        muon: float | None = None,
+        of_muon: Callable[[str], bool] = lambda name: ".layers." in name,
+        **adam: float,
+    ) -> None:
         self.module, self.path = module, path
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        matrices = [p for p in self.parameters.values() if p.ndim >= 2]
-        vectors = [p for p in self.parameters.values() if p.ndim < 2]
+        turned = [p for n, p in self.parameters.items() if muon is not None and p.ndim == 2 and of_muon(n)]
+        rest = [p for p in self.parameters.values() if not any(p is q for q in turned)]
         decay = adam.pop("weight_decay", 0.05)
-        groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), **adam)
+        groups = [
+            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": decay},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=(0.9, 0.95), **adam)]
+        self.shares = [1.0]
+        if turned:
+            self.optimizers.append(torch.optim.Muon(turned, lr=adam["lr"] * muon, weight_decay=0.0))
+            self.shares.append(muon)
         self.step, self.seconds, self.seen = 0, 0.0, 0
         self.started = time.perf_counter()
         if path.exists():
@@ -41,10 +64,11 @@ class Trainer:
         """Take one step down the gradient of `loss`, clipped to norm 1; count `seen` positions."""
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer, share in zip(self.optimizers, self.shares, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * share
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.step, self.seen = self.step + 1, self.seen + seen
 
     def elapsed(self) -> float:
@@ -58,11 +82,12 @@ class Trainer:
         self.started = float("nan")
 
     def save(self) -> None:
-        """Write weights, both Adam moments and the counters."""
+        """Write weights, the optimisers' moments and the counters."""
         tensors = {f"weight.{name}": p.detach() for name, p in self.parameters.items()}
         for name, p in self.parameters.items():
-            for key in ("exp_avg", "exp_avg_sq") if p in self.optimizer.state else ():
-                tensors[f"{key}.{name}"] = self.optimizer.state[p][key]
+            for optimizer in self.optimizers:
+                held = optimizer.state.get(p, {})
+                tensors |= {f"{key}.{name}": held[key] for key in _MOMENTS if key in held}
         counters = {"step": self.step, "seconds": self.elapsed(), "seen": self.seen}
         partial = self.path.with_suffix(".partial")
         save_file(tensors, partial, metadata={"counters": json.dumps(counters)})
@@ -76,6 +101,8 @@ class Trainer:
         self.step, self.seconds, self.seen = counters["step"], counters["seconds"], counters["seen"]
         for name, p in self.parameters.items():
             p.data.copy_(tensors[f"weight.{name}"])
-            state = {key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[p] = {"step": torch.tensor(float(self.step)), **state}
+            state = {key: tensors[f"{key}.{name}"] for key in _MOMENTS if f"{key}.{name}" in tensors}
+            if state:
+                owner = self.optimizers[-1 if "momentum_buffer" in state else 0]
+                owner.state[p] = state | ({"step": torch.tensor(float(self.step))} if "exp_avg" in state else {})
         print(f"{self.path}: going on from step {self.step}", flush=True)

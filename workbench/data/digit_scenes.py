@@ -26,9 +26,9 @@ COLOURS = ("red", "green", "blue", "yellow")
 PLACES = ("top-left", "top-right", "bottom-left", "bottom-right")
 WORDS = ("colour", "name", "place", "count", "left", "of", "yes", "no")
 VOCABULARY = ("<pad>", "<image>", *NAMES, *COLOURS, *PLACES, *WORDS)
-#: What a question asks: "colour of 7", "name of red", "place of disc", "count of red", "7 left 3".
-KINDS = ("colour", "name", "place", "count", "left")
 Kind = Literal["colour", "name", "place", "count", "left"]
+#: What a question asks: "colour of 7", "name of red", "place of disc", "count of red", "7 left 3".
+KINDS: tuple[Kind, ...] = ("colour", "name", "place", "count", "left")
 
 _PAINT = {"red": (1.0, 0.1, 0.1), "green": (0.1, 0.9, 0.1), "blue": (0.15, 0.25, 1.0), "yellow": (1.0, 0.9, 0.1)}
 _PHOTOGRAPHS = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "rocket")
