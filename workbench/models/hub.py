@@ -22,7 +22,7 @@ from workbench.models.table import NAMED_TABLES, TableLM, named_table
 Progress = Callable[[float, str], None]
 
 SMOLLM2 = "smollm2-135m"
-_SHIPPED = {"lab-target": "lab/target", "lab-draft": "lab/draft"}
+_SHIPPED = {"lab-target": "lab/target", "lab-draft": "lab/draft", "scene-reader": "scenes/reader"}
 _HERE = Path(__file__).parent
 
 
@@ -34,12 +34,14 @@ class LoadedModel:
         model: the Hugging Face module, or a `TableLM`.
         tokenizer: its tokenizer; None for tables and bare modules that came without.
         name: what it was loaded by. card: where it comes from, licence, losses, as Markdown.
+        image_processor: of a vision-language model; None for the others.
     """
 
     model: Any
     tokenizer: Any
     name: str
     card: str = ""
+    image_processor: Any = field(default=None, repr=False)
     _eos: frozenset[int] | None = field(default=None, repr=False)
 
     @property
@@ -249,24 +251,30 @@ def _read(name: str, progress: Progress | None) -> LoadedModel:
 
 
 def read_folder(folder: Path, name: str) -> LoadedModel:
-    """Return the causal LM of a local folder in fp32: safetensors only, no code of the checkpoint is run."""
+    """Return the causal or vision-language model of a local folder in fp32: safetensors only, no code of the checkpoint is run."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
+    processor = None
     with quiet_transformers():
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            sees = getattr(config, "vision_config", None) is not None
+            kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+            model = kind.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
             )
+            if sees:
+                processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ModelError(
                 f"Model {name!r} in {folder} cannot be loaded: {first_line(error)}. "
-                "Use a checkpoint of a causal language model with safetensors weights and a tokenizer."
+                "Use a checkpoint of a causal or vision-language model with safetensors weights and a tokenizer."
             ) from error
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.exists() else ""
-    return LoadedModel(model.eval().requires_grad_(False), tokenizer, name, text)
+    return LoadedModel(model.eval().requires_grad_(False), tokenizer, name, text, processor)
 
 
 def first_line(error: BaseException) -> str:
