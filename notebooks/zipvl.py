@@ -58,6 +58,13 @@ for name in ("kept_share", "attention_work", "prefill", "next_token_agreement", 
 
 # %% [markdown]
 # ## 3. Picture: each layer reads its own text
+#
+# Every row is a layer, the text runs to the right; green is kept. The curves below say why: heaviest token first, how much attention
+# is held. Where pictures of a run are not shown:
+#
+# ![Tokens kept by each layer](../docs/pictures/kept_tokens.png)
+#
+# ![How few tokens hold the attention](../docs/pictures/mass_curves.png)
 
 # %%
 record.figure("kept_tokens")

@@ -17,6 +17,7 @@ import numpy as np
 from playwright.sync_api import Browser, sync_playwright
 
 import workbench as wb
+from workbench import data
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 PORT = 5917
@@ -39,6 +40,8 @@ def records() -> dict[str, Any]:
     tree = once["tree"]
     rejected = tree["step"].values[tree["visited"].values & ~tree["accepted"].values]
     figures["rejection_ladder"] = once.figure("rejection_ladder", step=int(rejected[0]))
+    read = wb.run("zipvl", prompt=data.passage("play", 1500), new_tokens=16)
+    figures |= {name: read.figure(name) for name in ("kept_tokens", "mass_curves")}
     return figures | {"lossless_monitor": law.figure("lossless_monitor")}
 
 

@@ -36,9 +36,11 @@ def draw(record: Record, *, selected: Any = None, theme: str = "light", title: s
             "colorbar": {"title": {"text": "share"}, "tickformat": ".0%", "thickness": 12, "len": 0.8},
         }
     ]  # fmt: skip
+    low, high = -length / size / 2, length - length / size / 2
+    looked_at = {"title": {"text": f"tokens looked at (bins of {length / size:.0f})"}, "showgrid": False, "constrain": "domain"}
     layout = {
-        "xaxis": {"title": {"text": f"tokens looked at (bins of {length / size:.0f})"}, "showgrid": False, "constrain": "domain"},
-        "yaxis": {"title": {"text": "tokens that look"}, "autorange": "reversed", "showgrid": False},
+        "xaxis": looked_at | {"range": [low, high]},
+        "yaxis": {"title": {"text": "tokens that look"}, "range": [high, low], "showgrid": False},
     }
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "attention_map"))
 

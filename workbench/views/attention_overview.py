@@ -51,9 +51,10 @@ def draw(record: Record, *, selected: Any = None, theme: str = "light", title: s
     layout = {
         "height": max(320, 15 * layers + 80),
         "xaxis": {"title": {"text": "head"}, "tickvals": [h * pitch + middle for h in range(heads)], "ticktext": [str(h) for h in range(heads)],
-                  "showgrid": False, "ticks": ""},
+                  "showgrid": False, "ticks": "", "range": [-1, heads * pitch]},
         "yaxis": {"title": {"text": "layer"}, "tickvals": [la * pitch + middle for la in range(0, layers, 5)],
-                  "ticktext": [str(la) for la in range(0, layers, 5)], "showgrid": False, "ticks": ""},
+                  "ticktext": [str(la) for la in range(0, layers, 5)], "showgrid": False, "ticks": "",
+                  "range": [-1, layers * pitch]},
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "attention_overview"))
 

@@ -33,7 +33,7 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     })  # fmt: skip
     layout = {
         "barmode": "stack", "showlegend": True, "legend": {"traceorder": "normal"}, "bargap": 0.15,
-        "xaxis": {"title": {"text": "layer"}, "showgrid": False},
+        "xaxis": {"title": {"text": "layer"}, "showgrid": False, "range": [-0.6, len(x) - 0.4]},
         "yaxis": {"title": {"text": "keys and values, kB"}, "rangemode": "tozero"},
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "cache_bytes"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -269,9 +270,9 @@ def scheduled(counts: Sequence[int], ranking: Ranking = by_text) -> tuple[Rule, 
     Raises:
         InputError: a count grows with depth.
     """
-    if any(b > a for a, b in zip(counts, counts[1:])):
+    if any(b > a for a, b in pairwise(counts)):
         raise InputError(expected("schedule", "kept tokens that never grow with depth", list(counts)))
-    at = [l for l in range(len(counts) - 1) if counts[l + 1] < counts[l]]
+    at = [layer for layer in range(len(counts) - 1) if counts[layer + 1] < counts[layer]]
     return lambda scores: best(ranking(scores), scores.alive, counts[scores.layer + 1]), at
 
 

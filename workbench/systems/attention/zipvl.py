@@ -143,7 +143,7 @@ class ZipVL(System):
     )  # fmt: skip
     skip = knob(
         param.Selector, "queries", objects=["queries", "keys"],
-        doc="queries: the rest neither asks nor answers. keys: all tokens ask, only kept ones answer.",
+        doc="What is left out: with queries the rest neither asks nor answers, with keys all tokens ask and only kept ones answer.",
     )  # fmt: skip
     others = knob(
         param.Selector,
