@@ -21,7 +21,7 @@ class Toy(System):
     year = 2026
     arxiv = "0000.00000"
     family = "tests"
-    question = "How many draws exceed the threshold?"
+    asks = "How many draws exceed the threshold?"
     presets: ClassVar[dict[str, dict[str, Any]]] = {"small": {"steps": 2}}
 
     prompt = knob(Prompt, "café ␣ 🙂", doc="Any text.")

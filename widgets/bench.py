@@ -81,7 +81,7 @@ class Bench(pn.viewable.Viewer):
     def _build(self) -> None:
         cls, whole = type(self.system), self._public
         self.header = Header(
-            on_message=self._heard, bench=self._id, title=cls.title, year=cls.year, arxiv=cls.arxiv, question=cls.question,
+            on_message=self._heard, bench=self._id, title=cls.title, year=cls.year, arxiv=cls.arxiv, question=cls.asks,
             whole_page=whole, light_page=themes.design("light").background, dark_page=themes.design("dark").background,
         )  # fmt: skip
         self.controls = Controls(
@@ -271,7 +271,7 @@ class Bench(pn.viewable.Viewer):
             return
         self.cancel()
         run = others[index]
-        self.system.set(**run.knobs)
+        self.system.set(**run.knobs | self.system.pictures_of(run.record))
         self._ran_with, self._number = self.system.values(), run.number
         self._refresh_controls()
         self._show(run.record, "measured", f"run {run.number} of this page")

@@ -12,7 +12,7 @@ import numpy as np
 import param
 
 from workbench.errors import InputError, expected
-from workbench.system import Branching, KnobInfo, ModelName, Prompt, System, plain
+from workbench.system import Branching, KnobInfo, ModelName, PictureInput, Prompt, System, plain
 
 MAX_STOPS = 10_000  # a whole-number range with more stops is typed, not dragged
 MAX_TEXT = 8_000  # characters a visitor may send as one text
@@ -23,12 +23,14 @@ _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
 
 def kind(info: KnobInfo) -> str:
-    """Return which control a knob gets: check, choice, list, text, line, number or range."""
+    """Return which control a knob gets: check, choice, picture, list, text, line, number or range."""
     knob = info.parameter
     if isinstance(knob, param.Boolean):
         return "check"
     if isinstance(knob, param.Selector):
         return "choice"
+    if isinstance(knob, PictureInput):
+        return "picture"
     if isinstance(knob, Branching):
         return "list"
     if isinstance(knob, Prompt):

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from widgets import controls
 from workbench.errors import WorkbenchError
-from workbench.system import System, plain
+from workbench.system import OWN_PICTURE, System, plain
 
 MAX_LINK = 1500  # characters; longer texts stay out of the address, and the page says so nowhere but in the call
 
@@ -15,7 +15,8 @@ MAX_LINK = 1500  # characters; longer texts stay out of the address, and the pag
 def query(system: System, extra: Mapping[str, str]) -> str:
     """Return the query string that brings this page back: knobs that differ from their defaults, and `extra`."""
     pairs = {n: controls.spell(v) for n, v in system.values().items() if v != plain(system.knobs()[n].default)}
-    text = urlencode({n: v for n, v in pairs.items() if len(v) <= MAX_LINK} | {k: v for k, v in extra.items() if v})
+    pairs = {n: v for n, v in pairs.items() if len(v) <= MAX_LINK and not v.startswith(OWN_PICTURE)}
+    text = urlencode(pairs | {k: v for k, v in extra.items() if v})
     return f"?{text}" if text else ""
 
 
@@ -42,5 +43,7 @@ def names_knob(system: System, search: str) -> bool:
 def python(system: System) -> str:
     """Return the call that makes this run, with the knobs that differ from their defaults."""
     changed = {n: v for n, v in system.values().items() if v != plain(system.knobs()[n].default)}
-    arguments = "".join(f", {name}={value!r}" for name, value in changed.items())
-    return f'import workbench as wb\n\nrecord = wb.run("{system.key}"{arguments})'
+    own = [n for n, v in changed.items() if str(v).startswith(OWN_PICTURE)]
+    arguments = "".join(f", {name}={name if name in own else repr(value)}" for name, value in changed.items())
+    lines = [f"{name} = ...  # your own picture: an (h, w, 3) array of numbers in [0, 1]" for name in own]
+    return "\n".join(["import workbench as wb", "", *lines, f'record = wb.run("{system.key}"{arguments})'])

@@ -59,7 +59,7 @@ def _catalog_row(entry: systems.Entry) -> dict[str, Any]:
         "year": cls.year,
         "arxiv": cls.arxiv,
         "family": cls.family,
-        "question": cls.question,
+        "question": cls.asks,
         "views": list(cls.shows),
         "status": "ready",
     }

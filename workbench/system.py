@@ -7,6 +7,7 @@ what `derive` computes from recorded arrays.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import platform
@@ -26,6 +27,7 @@ from workbench.record import Record
 from workbench.tape import NullTape, Tape
 
 ENTRY_POINTS = "workbench.systems"
+OWN_PICTURE = "your own picture"
 Columns = dict[str, dict[str, np.ndarray]]
 
 
@@ -76,6 +78,25 @@ class ModelName(param.Parameter):
     def __init__(self, default: Any = None, *, names: tuple[str, ...] = (), **options: Any) -> None:
         super().__init__(default, **options)
         self.names = names
+
+
+class PictureInput(param.Parameter):
+    """A picture by name, or an (h, w, 3) array of numbers in [0, 1]. `names` are offered on the page, beside an upload."""
+
+    __slots__ = ["names"]
+    _slot_defaults = dict(param.Parameter._slot_defaults, names=())
+
+    def __init__(self, default: Any = None, *, names: tuple[str, ...] = (), **options: Any) -> None:
+        super().__init__(default, **options)
+        self.names = names
+
+    def _validate(self, val: Any) -> None:
+        named = isinstance(val, str) and val in self.names
+        array = isinstance(val, np.ndarray) and val.ndim == 3 and val.shape[2] == 3 and np.isfinite(val).all()
+        if not named and not (array and val.min() >= 0 and val.max() <= 1):
+            got = f"an array of shape {val.shape}" if isinstance(val, np.ndarray) else repr(val)[:60]
+            wanted = f"one of {', '.join(self.names)}, or an (h, w, 3) array of finite numbers in [0, 1]"
+            raise ValueError(expected(self.name or "image", wanted, got))
 
 
 class Branching(param.Parameter):
@@ -147,7 +168,9 @@ class KnobInfo:
             if text.lower() not in words:
                 raise InputError(expected(self.name, "true or false", repr(text)))
             return words[text.lower()]
-        if isinstance(self.parameter, (ModelName, param.Selector)):
+        if isinstance(self.parameter, PictureInput) and text.startswith("data:"):
+            return _uploaded(text)
+        if isinstance(self.parameter, (ModelName, PictureInput, param.Selector)):
             named = {str(c): c for c in self.choices or ()}
             return named.get(text, text)
         if isinstance(self.parameter, (Prompt, param.String)):
@@ -156,6 +179,20 @@ class KnobInfo:
             return json.loads(text) if text.lower() not in {"auto", "none"} else None
         except (ValueError, RecursionError) as error:
             raise InputError(expected(self.name, "a number", repr(text[:60]))) from error
+
+
+def _uploaded(text: str) -> np.ndarray:
+    """Return the picture of a data URL, as a page sends an upload."""
+    import base64
+    import binascii
+
+    from workbench.instruments.vision import read_image
+
+    try:
+        data = base64.b64decode(text.partition(",")[2], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(expected("image", "a picture file", "something unreadable", then="Choose another file")) from error
+    return read_image(data)
 
 
 def _ids_or_text(text: str) -> Any:
@@ -175,7 +212,7 @@ class System(param.Parameterized):
     year: ClassVar[int] = 0
     arxiv: ClassVar[str] = ""
     family: ClassVar[str] = ""
-    question: ClassVar[str] = ""
+    asks: ClassVar[str] = ""
     shows: ClassVar[tuple[str, ...]] = ()  # names of views, the hero first
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     follows: ClassVar[dict[str, str]] = {}  # live knob -> run knob that makes its estimate true on release
@@ -238,6 +275,11 @@ class System(param.Parameterized):
         """Return the present knob values, models by name, ready for JSON."""
         return {name: plain(getattr(self, name)) for name in self.knob_names()}
 
+    def pictures_of(self, record: Record) -> dict[str, np.ndarray]:
+        """Return the knobs whose value was a picture of the reader's own, taken from the record's group `image`."""
+        own = [n for n, v in record.knobs.items() if str(v).startswith(OWN_PICTURE) and n in self.knob_names()]
+        return {n: record.column("image", "pixels").astype(np.float32) / 255 for n in own}
+
     def prepare(self) -> None:
         """Load what the run needs and check knobs against each other; raise before any work is done."""
 
@@ -293,6 +335,9 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, np.ndarray) and value.ndim == 3:
+        digest = hashlib.blake2b(value.tobytes(), digest_size=3).hexdigest()
+        return f"{OWN_PICTURE} {digest}"  # the picture itself stands in a record's group `image`
     if isinstance(value, (list, tuple, np.ndarray)):
         return [plain(v) for v in value]
     return str(getattr(value, "name", None) or getattr(value, "name_or_path", None) or type(value).__name__)

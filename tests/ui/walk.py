@@ -24,7 +24,7 @@ class Walk(System):
     title = "Random walks"
     year = 1905
     family = "tests"
-    question = "How far does a random walk get?"
+    asks = "How far does a random walk get?"
     shows = ("walk_reach", "walk_length", "walk_paths")
     presets = {"small": {"walkers": 50, "length": 8}, "far": {"threshold": 6.0}}
     limits = {"walkers": 2000}

@@ -76,7 +76,24 @@ export function render({ model }) {
     return { box, show: (value) => { input.value = text(value); reset.hidden = text(value) === text(spec.default) } }
   }
 
-  const builders = { range, choice, check, text: written, line: written, number: written, list: written }
+  // One of the pictures offered, or a file of the reader's own: sent once, decoded on the server, never stored.
+  function picture(spec) {
+    const own = element("option", { value: "your own picture", disabled: "" }, "your own picture")
+    const select = element("select", { id: `knob-${spec.name}` }, ...spec.choices.map((c) => element("option", { value: c }, c)), own)
+    const file = element("input", { type: "file", accept: "image/png,image/jpeg,image/webp,image/bmp", "aria-label": `${spec.label}: your own file` })
+    const { box, reset } = shell(spec, select, file)
+    select.addEventListener("change", () => settle(spec.name, select.value))
+    file.addEventListener("change", () => {
+      const chosen = file.files[0]
+      if (!chosen) return
+      const reader = new FileReader()
+      reader.addEventListener("load", () => { settle(spec.name, chosen.size > 8e6 ? "a file above 8 MB" : reader.result); file.value = "" })
+      reader.readAsDataURL(chosen)
+    })
+    return { box, show: (value) => { select.value = spec.choices.includes(value) ? value : own.value; reset.hidden = value === spec.default } }
+  }
+
+  const builders = { picture, range, choice, check, text: written, line: written, number: written, list: written }
   const group = (title, hint, specs) => {
     if (!specs.length) return null
     const boxes = specs.map((spec) => {

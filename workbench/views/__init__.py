@@ -35,6 +35,13 @@ _FILES = (
     "attention_overview",
     "attention_map",
     "cache_bytes",
+    "patch_film",
+    "budget_curves",
+    "schedule",
+    "search_trace",
+    "rank_agreement",
+    "thresholds",
+    "kept_by_kind",
     "speed_quality",
 )
 

@@ -18,6 +18,7 @@ from workbench import models
 from workbench.data import digit_scenes as scenes
 from workbench.errors import InputError, expected
 from workbench.instruments.vision import Glance, Progress, Rule, Scores, VisionReader
+from workbench.meters import wilson
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 PICTURES = ("scene", *PHOTOGRAPHS)
@@ -176,10 +177,7 @@ class Outcome:
 
     def interval(self) -> tuple[float, float]:
         """Return Wilson's 95 % interval of the accuracy."""
-        from scipy.stats import binomtest
-
-        found = binomtest(int(self.right.sum()), len(self.right)).proportion_ci(method="wilson")
-        return float(found.low), float(found.high)
+        return wilson(int(self.right.sum()), len(self.right))
 
 
 def outcome(exam: Exam, logits: Any, state: Progress) -> Outcome:
@@ -273,7 +271,12 @@ def scheduled(counts: Sequence[int], ranking: Ranking = by_text) -> tuple[Rule, 
     if any(b > a for a, b in pairwise(counts)):
         raise InputError(expected("schedule", "kept tokens that never grow with depth", list(counts)))
     at = [layer for layer in range(len(counts) - 1) if counts[layer + 1] < counts[layer]]
-    return lambda scores: best(ranking(scores), scores.alive, counts[scores.layer + 1]), at
+
+    def rule(scores: Scores) -> Any:
+        last = scores.layer + 1 >= len(counts)
+        return None if last else best(ranking(scores), scores.alive, counts[scores.layer + 1])
+
+    return rule, at
 
 
 def holding(tau: float) -> Rule:

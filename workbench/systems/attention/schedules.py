@@ -176,6 +176,12 @@ def kendall(rankings: np.ndarray) -> np.ndarray:
     return found
 
 
+def shared_top(rankings: np.ndarray, count: int = 4) -> np.ndarray:
+    """Return the share of each layer's `count` best tokens that another layer has among its own, (L, L)."""
+    top = [set(np.argsort(-row, kind="stable")[:count].tolist()) for row in rankings]
+    return np.array([[len(a & b) / count for b in top] for a in top])
+
+
 @dataclass(frozen=True)
 class Guess:
     """One evaluation of a Bayesian search: steepness, floor, metric, and whether it was drawn at random."""
@@ -211,7 +217,8 @@ def bayesian(
     rng, tried = np.random.default_rng(seed), []
     for turn in range(first + guided):
         random = turn < first
-        point = {n: float(rng.uniform(*b)) for n, b in bounds.items()} if random else dict(search.suggest())
+        drawn = {n: rng.uniform(*b) for n, b in bounds.items()} if random else search.suggest()
+        point = {n: float(v) for n, v in drawn.items()}
         value = metric(10 ** point["log_steepness"], point["floor"])
         search.register(params=point, target=value)
         tried.append(Guess(10 ** point["log_steepness"], point["floor"], value, random))

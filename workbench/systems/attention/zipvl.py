@@ -108,7 +108,7 @@ class ZipVL(System):
     year = 2024
     arxiv = "2410.08584"
     family = "attention"
-    question = "Which tokens does each layer really read, and what is lost without the rest?"
+    asks = "Which tokens does each layer really read, and what is lost without the rest?"
     shows = ("kept_tokens", "mass_curves", "attention_overview", "cache_bytes", "attention_map")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"prompt": DEFAULT_PROMPT, "tau": 0.975, "skip": "queries", "fixed_ratio": None, "bits_high": 4, "bits_low": 2},

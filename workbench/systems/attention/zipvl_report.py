@@ -205,16 +205,23 @@ def derive(system: ZipVL, record: Record) -> Columns:
     keep = np.stack([important(s, smallest_count(m, system.tau), int(facts["forced"])) for m, s in zip(mass, score)])
     groups = {"attention": old | {"keep": keep, "keep_ratio": keep.mean(1).astype(np.float32)}}
     groups |= _curves(keep, mass, facts, system.tau)
-    groups["meters"] = _replaced(record, _cost_meters(keep, facts, system.tau))
+    groups["meters"] = _replaced(record, _cost_meters(keep, facts, system.tau), known=system.tau == facts["run_tau"])
     attrs: dict[str, Any] = {name: LABELS[name] for name in ("curve/ratio", "curve/cache_bytes")}
     return {**groups, "attrs": attrs | {"attention": facts | {"tau": system.tau}}}
 
 
-def _replaced(record: Record, rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Return the recorded meters with these rows in the place of those of the same name."""
+def _replaced(record: Record, rows: list[dict[str, Any]], known: bool) -> dict[str, np.ndarray]:
+    """Return the recorded meters with these rows in the place of those of the same name.
+
+    Under another tau (not `known`) speed and quality must be measured again: they are left empty until the true run.
+    """
     table = {name: record.column("meters", name).copy() for name in record.variables("meters")}
     names = table["meter"].astype(str).tolist()
     table["provenance"] = table["provenance"].astype(object)
+    if not known:
+        for column in ("value", "low", "high"):
+            table[column][:] = np.nan
+        table["provenance"][:] = "estimated"
     for row in rows:
         at = names.index(row["name"])
         table["value"][at], table["provenance"][at] = row["value"], row["provenance"]

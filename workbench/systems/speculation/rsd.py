@@ -79,7 +79,7 @@ class RSD(System):
     year = 2024
     arxiv = "2402.14160"
     family = "speculation"
-    question = "Which drafted tokens survive, and what do they buy?"
+    asks = "Which drafted tokens survive, and what do they buy?"
     shows = (
         "token_tree",
         "text_strip",

@@ -1,0 +1,125 @@
+"""What does each way of choosing cost in right answers? Accuracy over the share of tokens kept, all methods on one exam."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workbench import theme as house
+from workbench.views import View
+from workbench.views.common import Curves, Spec, error_bars, note, revision, table
+
+if TYPE_CHECKING:
+    from workbench.record import Record
+
+GROUP = "curve/budget"
+#: name -> (meaning of its colour, marker, dash); others are grey, in the order of these marks.
+_STYLE = {
+    "trained thresholds (ATP)": ("accepted", "diamond", "solid"),
+    "ZipVL's rule, layer by layer": ("proposed", "square", "dot"),
+    "what the answer needs (ceiling)": ("chosen", "star", "dash"),
+    "chance": ("rejected", "x", "dot"),
+    "same share in every layer": ("target", "circle", "solid"),
+}
+_OTHERS = (("triangle-up", "dash"), ("triangle-down", "dashdot"), ("pentagon", "longdash"), ("hexagon", "dot"), ("cross", "dash"))
+
+
+def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
+    """Return one line a method, this run ringed, and the level of all tokens."""
+    d, curves = house.design(theme), Curves(record, GROUP)
+    data: list[Spec] = []
+    others = iter(_OTHERS * 4)
+    for name in (n for n in curves.names if n not in {"this run", "all picture tokens"}):
+        x, y, low, high = curves[name]
+        order = np.argsort(x)
+        if name in _STYLE:
+            meaning, marker, dash = _STYLE[name]
+        else:
+            meaning, (marker, dash) = "context", next(others)
+        colour = d.line(meaning)
+        data.append({
+            "type": "scatter", "mode": "lines+markers", "name": name, "x": x[order].round(4).tolist(), "y": y[order].round(4).tolist(),
+            "line": {"color": colour, "width": 1.6, "dash": dash}, "marker": {"symbol": marker, "size": 7, "color": colour},
+            "error_y": error_bars(y[order], low[order], high[order], colour) | {"width": 0, "thickness": 0.8},
+            "hovertemplate": f"{house.escape(name)}<br>%{{x:.1%}} kept, %{{y:.1%}} right<extra></extra>",
+        })  # fmt: skip
+    shapes = []
+    if "all picture tokens" in curves.names:
+        level = float(curves["all picture tokens"][1][0])
+        shapes.append(
+            {
+                "type": "line",
+                "xref": "paper",
+                "x0": 0,
+                "x1": 1,
+                "y0": level,
+                "y1": level,
+                "line": {"color": d.text, "width": 1, "dash": "dash"},
+            }
+        )
+    if "this run" in curves.names:
+        x, y, low, high = curves["this run"]
+        data.append({
+            "type": "scatter", "mode": "markers", "name": "this run", "x": x.tolist(), "y": y.tolist(), "error_y": error_bars(y, low, high, d.line("selected")),
+            "marker": {"size": 13, "color": d.fill("selected"), "line": {"color": d.text, "width": 2}},
+            "hovertemplate": "this run<br>%{x:.1%} kept, %{y:.1%} right<extra></extra>",
+        })  # fmt: skip
+    lowest = min((float(np.nanmin(np.fmin(t["y"], 1))) for t in data), default=0.0)
+    layout = {
+        "height": 430, "showlegend": True, "legend": {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"}, "shapes": shapes,
+        "xaxis": {"range": [0, 1.02], "tickformat": ".0%", "title": {"text": curves.label("x")}},
+        "yaxis": {"range": [max(0.0, lowest - 0.06), 1.01], "tickformat": ".0%", "title": {"text": curves.label("y")}},
+        "annotations": [note("dashed line: all tokens", theme, x=0.99, y=0.03)] if shapes else [],
+    }  # fmt: skip
+    return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "budget_curves"))
+
+
+def _at(curves: Curves, name: str, share: float) -> float:
+    x, y, _, _ = curves[name]
+    order = np.argsort(x)
+    inside = x.min() - 0.02 <= share <= x.max() + 0.02
+    return float(np.interp(share, x[order], y[order])) if inside else float("nan")
+
+
+def caption(record: Record) -> str:
+    """Return how this run stands against all tokens, and against the best other method at the same share."""
+    curves = Curves(record, GROUP)
+    mine, full = (curves[n] for n in ("this run", "all picture tokens"))
+    share, right = float(mine[0][0]), float(mine[1][0])
+    text = f"With {share:.0%} of the picture tokens {right:.1%} of the answers are right, with all of them {full[1][0]:.1%}."
+    rivals = {
+        n: _at(curves, n, share) for n in curves.names if n not in {"this run", "all picture tokens"} and "ceiling" not in n
+    }
+    rivals = {n: v for n, v in rivals.items() if np.isfinite(v)}
+    if rivals:
+        best = max(rivals, key=lambda n: rivals[n])
+        text += f" At this share the best other method is “{best}”: {rivals[best]:.1%}."
+    return text
+
+
+def say(record: Record) -> str:
+    """Return the sentence and every measured point."""
+    curves = Curves(record, GROUP)
+    rows = [
+        [name, f"{x:.3f}", f"{y:.1%}", f"{low:.1%} to {high:.1%}" if low == low else ""]
+        for name in curves.names
+        for x, y, low, high in zip(*curves[name], strict=True)
+    ]
+    return caption(record) + "\n\n" + table(["method", "share kept", "right", "95 % interval"], rows)
+
+
+VIEW = View(
+    name="budget_curves",
+    groups=(GROUP,),
+    question="What do fewer tokens cost in right answers?",
+    reading=(
+        "Each line is a way of choosing tokens, measured on the same questions, which no search or training has seen: to the left fewer "
+        "tokens, up more right answers; thin bars are 95 % intervals. The ring is this run. The ceiling keeps the patches that hold the "
+        "answer, which no method can know; chance shows what the picture's other tokens give away."
+    ),
+    draw=draw,
+    say=say,
+    caption=caption,
+    wide=True,
+)
