@@ -252,7 +252,7 @@ def by_grid(grid: tuple[int, int]) -> Ranking:
 def _fineness(at: int, size: int) -> int:
     """Return how many halvings of the grid it takes until this row is on it."""
     stride, depth = 1 << max(0, (size - 1).bit_length()), 0
-    while (at + stride // 2) % stride and stride > 1:
+    while at % stride:
         stride, depth = stride // 2, depth + 1
     return depth
 
