@@ -30,6 +30,8 @@ RUNS: dict[str, dict[str, Any]] = {
         "study": True,
     },
     "zipvl": {},
+    "g_search": {},
+    "atp_llava": {},
 }
 
 
