@@ -8,6 +8,7 @@ picture and then the record replace it. All changes of a page happen in its own 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
@@ -56,6 +57,8 @@ class Bench(pn.viewable.Viewer):
 
     theme: Any = param.Selector(default="light", objects=list(themes.DESIGNS), doc="Design of page and pictures.")
     step = param.Integer(0, bounds=(0, None), doc="Step of the run on show.")
+    token = param.Parameter(None, doc="Position of the token that the reader clicked last.")
+    window = param.Parameter(None, doc="The part of a zoomable picture on show: two abscissae, two ordinates; None for all.")
     selected = param.Parameter(None, doc="What the reader clicked last in a picture (the mark's own data).")
 
     def __init__(self, system: System, **params: Any) -> None:
@@ -174,7 +177,7 @@ class Bench(pn.viewable.Viewer):
         """Do what a control asked; an error of ours becomes a sentence on the page, any other a plain one and a log entry."""
         actions: dict[str, Callable[[dict[str, Any]], None]] = {
             "live": self._on_live, "settle": self._on_settle, "run": lambda _: self._start(), "preset": self._on_preset,
-            "cancel": lambda _: self.cancel(), "theme": self._on_theme, "step": self._on_step, "click": self._on_click,
+            "cancel": lambda _: self.cancel(), "theme": self._on_theme, "step": self._on_step, "click": self._on_click, "zoom": self._on_zoom,
             "painted": lambda _: self._warm(), "words": self._on_words, "tab": self._on_tab, "dismiss": lambda _: self._say(""),
         }  # fmt: skip
         action = actions.get(str(message.get("kind")))
@@ -259,11 +262,21 @@ class Bench(pn.viewable.Viewer):
         view = self.stage.slots[place].view
         if place == "plane":
             self._bring_back(int(mark))
+        elif view is not None and "token" in view.options():
+            self.token = int(mark)
+            self.stage.option_changed("token", self._options())
         elif view is not None and "selected" in view.options():
             self.selected = int(mark)
             self.stage.option_changed("selected", self._options())
         elif view is not None and "step" in view.options():
             self._go_to(int(mark))
+
+    def _on_zoom(self, message: dict[str, Any]) -> None:
+        """Draw a part of a picture at the detail that fits it; the whole again where no part is named."""
+        window = [*(message.get("x") or ()), *(message.get("y") or ())]
+        finite = len(window) == 4 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in window)
+        self.window = (window[0], window[1], window[2], window[3]) if finite else None
+        self.stage.option_changed("window", self._options())
 
     def _bring_back(self, index: int) -> None:
         others = [run for run in self.history if run.number != self._number]
@@ -287,10 +300,18 @@ class Bench(pn.viewable.Viewer):
 
     def _options(self) -> dict[str, Any]:
         others = [(f"run {run.number}", run.record) for run in self.history if run.number != self._number]
-        return {"theme": self.theme, "step": self.step, "selected": self.selected, "others": others}
+        return {
+            "theme": self.theme,
+            "step": self.step,
+            "selected": self.selected,
+            "others": others,
+            "token": self.token,
+            "window": self.window,
+        }
 
     def _show(self, record: Record, state: str, detail: str = "") -> None:
         """Bring a record on show, whole."""
+        self.token = self.window = None
         self.record = record
         self.stage.record = record
         count = self.stage.steps()

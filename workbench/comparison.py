@@ -197,6 +197,8 @@ class _Cell:
 
     def trace(self, trace: Spec) -> Spec:
         axes = {f"{letter}axis": self.reference(trace.get(f"{letter}axis", letter)) for letter in "xy"}
+        if trace["type"] == "image":  # has no place in a legend
+            return trace | axes
         hidden = {"showlegend": False} if self.index else {}
         return trace | axes | hidden | {"legendgroup": str(trace.get("legendgroup", trace.get("name", "")))}
 

@@ -185,6 +185,18 @@ GROUPS: dict[str, Group] = {
             "piece? | position | str | | text of the token",
         ),
         _group(
+            "readers",
+            "Who looks at every single token: mean over heads, queries pooled.",
+            "received | layer, query_bin, position | uint8 | 1/255 | square root of the mean probability that a bin's queries put on the token",
+        ),
+        _group(
+            "heads",
+            "One layer's queries and keys (`layer` in the attrs), from which any part of any head's attention follows exactly.",
+            "query | head, position, feature | float32 | score | scaled: query . key is the score",
+            "key | key_head, position, feature | float32 | 1 | keys; a key head serves as many heads in a row as fit",
+            "log_sum | head, position | float32 | score | log-sum-exp of the query's causal scores",
+        ),
+        _group(
             "image",
             "The picture that a model looked at, as its image processor crops it.",
             "pixels | y, x, channel | uint8 | intensity | red, green, blue",

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.views.pictures import groups as groups_of_pictures
+from tests.views.pictures import heads
 from workbench.record import Record
 
 WORDS = [
@@ -114,6 +116,9 @@ def record(seed: int = 4, steps: int = 12, branching: tuple[int, ...] = (3, 2, 1
     columns["attention"] = attention(seed)
     groups, attrs = curves(columns, seed)
     attrs["attention"] = {"tau": 0.9}
+    for more, names in (heads(seed), groups_of_pictures(seed)):
+        columns |= more
+        attrs |= names
     emitted = float(np.mean(columns["steps"]["emitted"]))
     columns |= groups | {"meters": meters(emitted)}
     return Record.from_columns(columns, run_attrs(seed, {"method": "rsd-c", "depth": len(branching)} | knobs), attrs)

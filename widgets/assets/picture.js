@@ -35,6 +35,14 @@ export function render({ model }) {
 
   const clicked = ({ points: [point] }) => point && model.send_msg({ kind: "click",
     x: plainValue(point.x), y: plainValue(point.y), custom: point.customdata ?? null, name: point.data?.name ?? "", index: point.pointIndex })
+  // A picture with levels of detail gets the next level from the server: its layout says so in `meta.zoom`.
+  function zoomed(change) {
+    if (!plot.layout?.meta?.zoom) return
+    const range = (axis) => change[`${axis}.range`] ?? (`${axis}.range[0]` in change ? [change[`${axis}.range[0]`], change[`${axis}.range[1]`]] : null)
+    const x = range("xaxis"), y = range("yaxis")
+    if (x || y) model.send_msg({ kind: "zoom", x: x ?? plot.layout.xaxis.range, y: y ?? plot.layout.yaxis.range })
+    else if (change["xaxis.autorange"] || change["yaxis.autorange"]) model.send_msg({ kind: "zoom", x: null, y: null })
+  }
   const plainValue = (value) => (typeof value === "number" || typeof value === "string" ? value : null)
 
   async function draw() {
@@ -52,6 +60,7 @@ export function render({ model }) {
     if (first) {
       plot.on("plotly_click", clicked)
       plot.on("plotly_afterplot", mark)
+      plot.on("plotly_relayout", zoomed)
     }
     if (!drawn) model.send_msg({ kind: "painted" })
     drawn = source

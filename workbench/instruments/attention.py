@@ -45,6 +45,10 @@ class Attention:
         column_sum: (L, H, T) fp32, probability that each key receives, summed over the queries (or probes) counted.
         counted: number of queries counted in `column_sum`.
         windows: exact probabilities, (queries, keys) fp32 for each window asked for.
+        readers: (L, B, T) fp32, mean over heads of the probability that the queries of a bin put on each single key; empty
+            unless asked for.
+        heads_of: layer -> (query (H, T, d), key (K, T, d), log-sum-exp of each query's scores (H, T)), fp32, scaled so
+            that exp(query . key - lse) is the probability; for the layers of `keep_heads`.
         backend: what ran `attention_mass`.
     """
 
@@ -55,6 +59,8 @@ class Attention:
     column_sum: np.ndarray = field(default_factory=lambda: np.zeros(0))
     counted: int = 0
     windows: dict[Window, np.ndarray] = field(default_factory=dict)
+    readers: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    heads_of: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @property
     def sink_share(self) -> np.ndarray:
@@ -71,6 +77,9 @@ def capture(
     probes: np.ndarray | None = None,
     windows: Sequence[Window] = (),
     on_layer: Callable[[int], None] | None = None,
+    readers: bool = False,
+    keep_heads: Sequence[int] = (),
+    embeds: Any = None,
 ) -> Attention:
     """Return the pooled attention of a text; memory grows linearly with its length.
 
@@ -82,6 +91,9 @@ def capture(
         probes: positions of the queries to count; all by default.
         windows: exact rectangles, at most 512 x 512 each.
         on_layer: called with each layer's index; may raise to stop.
+        readers: also note who looks at every single token.
+        keep_heads: layers whose queries and keys are kept, so that any part of any of their heads can be drawn exactly.
+        embeds: (1, T, d), what stands in the place of the ids' own embeddings (a picture's tokens).
 
     Raises:
         InputError: an empty text, one token, too many tokens, or a window outside the text.
@@ -90,7 +102,9 @@ def capture(
     ids = _checked_ids(model, token_ids)
     _check_windows(model, windows, len(ids))
     verify(model)
-    return _capture(model, ids, min(bins, len(ids)), layers, probes, windows, on_layer)
+    pool = _Pool(len(ids), min(bins, len(ids)), None if layers is None else set(layers), probes, windows, on_layer)
+    pool.with_readers, pool.kept = readers, set(keep_heads)
+    return _capture(model, ids, pool, embeds)
 
 
 def _checked_ids(model: Any, token_ids: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -133,7 +147,7 @@ def _why_not(model: Any) -> str:
     size = int(inner.config.vocab_size)
     ids = np.random.default_rng(0).integers(0, size, min(CHECKED_TOKENS, getattr(inner.config, "max_position_embeddings", 64)))
     try:
-        seen = _capture(model, ids, len(ids), None, None, (), None)
+        seen = _capture(model, ids, _Pool(len(ids), len(ids), None, None, (), None))
     except ModelError as error:
         return str(error).rstrip(".")
     eager = taps.decoder(taps.eager_view(model))
@@ -156,6 +170,8 @@ class _Pool:
         self.out = Attention(length, counted=length if probes is None else len(probes))
         self.mass: list[np.ndarray] = []
         self.columns: list[np.ndarray] = []
+        self.received: list[np.ndarray] = []
+        self.with_readers, self.kept = False, set[int]()
         self.calls = 0
 
     def __call__(self, call: taps.Call) -> Any:
@@ -175,6 +191,11 @@ class _Pool:
         self.mass.append(pooled.mass.cpu().numpy())
         self.columns.append(pooled.column_sum.cpu().numpy())
         self.out.layers.append(layer)
+        if self.with_readers:
+            single = kernels.attention_mass(q, k, self.bins, k.shape[1])
+            self.received.append(single.mass.mean(0).cpu().numpy())
+        if layer in self.kept:
+            self.out.heads_of[layer] = ((q / q.shape[-1] ** 0.5).cpu().numpy(), k.cpu().numpy(), log_sums(q, k))
         for window in self.asked:
             if window.layer == layer:
                 self.out.windows[window] = exact(q, k, window)
@@ -219,16 +240,31 @@ def exact(q: Any, k: Any, window: Window) -> np.ndarray:
     return wide
 
 
-def _capture(model: Any, ids: np.ndarray, bins: int, layers: Any, probes: Any, windows: Any, on_layer: Any) -> Attention:
+def log_sums(q: Any, k: Any) -> np.ndarray:
+    """Return the log-sum-exp of every query's causal scores, (H, T) fp32, in blocks of rows."""
     import torch
 
-    pool = _Pool(len(ids), bins, None if layers is None else set(layers), probes, windows, on_layer)
+    key = k.repeat_interleave(q.shape[0] // k.shape[0], 0)
+    sums = torch.empty(q.shape[:2])
+    for start in range(0, q.shape[1], 256):
+        rows = torch.arange(start, min(start + 256, q.shape[1]))
+        scores = q[:, rows] @ key[:, : rows[-1] + 1].transpose(1, 2) / q.shape[-1] ** 0.5
+        scores = scores.masked_fill(torch.arange(int(rows[-1]) + 1)[None] > rows[:, None], -torch.inf)
+        sums[:, rows] = scores.logsumexp(-1).cpu()
+    return sums.numpy()
+
+
+def _capture(model: Any, ids: np.ndarray, pool: _Pool, embeds: Any = None) -> Attention:
+    import torch
+
     inner = taps.decoder(taps.view(model))
+    given = {"input_ids": torch.from_numpy(ids)[None].to(inner.device)} if embeds is None else {"inputs_embeds": embeds}
     with torch.inference_mode(), taps.attending(pool):
-        inner(input_ids=torch.from_numpy(ids)[None].to(inner.device), use_cache=False)
+        inner(**given, use_cache=False)
     if not pool.mass:
-        reason = "no attention layer ran" if not pool.calls else f"none of the layers {sorted(layers or ())} exists"
+        reason = "no attention layer ran" if not pool.calls else f"none of the layers {sorted(pool.layers or ())} exists"
         raise ModelError(reason)
     pool.out.mass, pool.out.column_sum = np.stack(pool.mass), np.stack(pool.columns)
+    pool.out.readers = np.stack(pool.received) if pool.received else pool.out.readers
     pool.out.heads = pool.out.mass.shape[1]
     return pool.out

@@ -13,7 +13,7 @@ from workbench.views.common import Curves, Spec, error_bars, note, revision, tab
 if TYPE_CHECKING:
     from workbench.record import Record
 
-GROUP = "curve/budget"
+GROUP = "curve/accuracy"
 #: name -> (meaning of its colour, marker, dash); others are grey, in the order of these marks.
 _STYLE = {
     "trained thresholds (ATP)": ("accepted", "diamond", "solid"),

@@ -188,8 +188,8 @@ class ATP(System):
             parts.append(
                 report.points("trained thresholds (ATP)", report.adaptive(self._reader, self.held_out, report.HELD_OUT_SEED))
             )
-        tape.write("curve/budget", **report.joined(parts))
-        tape.describe("curve/budget", samples=self.held_out, **report.LABELS["curve/budget"])
+        tape.write("curve/accuracy", **report.joined(parts))
+        tape.describe("curve/accuracy", samples=self.held_out, **report.LABELS["curve/accuracy"])
         report.write_schedule(tape, {"this run": pruned.counts}, self._reader.layers, self._glance.patches)
 
     def derive(self, record: Record) -> Columns:

@@ -260,8 +260,8 @@ class GSearch(System):
                 parts.append(report.points(name, found))
             if found := report.adaptive(self._reader, self.held_out, report.HELD_OUT_SEED):
                 parts.append(report.points("trained thresholds (ATP)", found))
-        tape.write("curve/budget", **report.joined(parts))
-        tape.describe("curve/budget", samples=self.held_out, **report.LABELS["curve/budget"])
+        tape.write("curve/accuracy", **report.joined(parts))
+        tape.describe("curve/accuracy", samples=self.held_out, **report.LABELS["curve/accuracy"])
 
     def derive(self, record: Record) -> Columns:
         """Return schedule, kept patches and costs of the present budget; accuracy is read off the run's own curve."""

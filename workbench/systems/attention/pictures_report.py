@@ -19,7 +19,7 @@ from workbench.tape import NullTape, Tape
 SHARES = (0.14, 0.2, 0.25, 0.35, 0.5, 0.75)
 TAUS = (0.3, 0.6, 0.8, 0.9, 0.97)
 LABELS = {
-    "curve/budget": {"x_label": "picture tokens kept, mean over layers", "y_label": "right answers"},
+    "curve/accuracy": {"x_label": "picture tokens kept, mean over layers", "y_label": "right answers"},
     "curve/schedule": {"x_label": "layer", "y_label": "picture tokens"},
 }
 CALIBRATION_SEED, HELD_OUT_SEED = 1, 2
@@ -135,7 +135,7 @@ def write_schedule(tape: Tape, mine: Mapping[str, Any], layers: int, tokens: int
 
 def read_off(record: Any, share: float, names: Sequence[str]) -> float:
     """Return the accuracy at a share, interpolated between the measured points of these curves and that of all tokens."""
-    curve = {n: record.column("curve/budget", n) for n in ("curve", "x", "y")}
+    curve = {n: record.column("curve/accuracy", n) for n in ("curve", "x", "y")}
     mine = np.isin(curve["curve"].astype(str), [*names, "all picture tokens"])
     order = np.argsort(curve["x"][mine])
     return float(np.interp(share, curve["x"][mine][order], curve["y"][mine][order]))

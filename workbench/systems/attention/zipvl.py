@@ -34,7 +34,8 @@ from workbench import data, kernels, models
 from workbench.errors import InputError, expected
 from workbench.instruments import attention, taps
 from workbench.record import Record
-from workbench.system import Columns, ModelName, Prompt, System, knob
+from workbench.system import Columns, ModelName, PictureInput, Prompt, System, knob
+from workbench.systems.attention import pictures
 from workbench.systems.attention import zipvl_report as report
 from workbench.systems.attention.packed_cache import WIDTHS, LayerCache, compress
 from workbench.tape import NullTape, Tape
@@ -71,15 +72,25 @@ def smallest_count(mass: np.ndarray, tau: float) -> int:
     return int(np.searchsorted(held, tau * held[-1] * (1 - 1e-9)) + 1)
 
 
+def needed(mass: np.ndarray, tau: float, count_sink: bool) -> int:
+    """Return how many tokens hold the share tau; without the sink, of what the others receive, the first one kept besides."""
+    return smallest_count(mass, tau) if count_sink or len(mass) < 2 else 1 + smallest_count(mass[1:], tau)
+
+
 def scores(mass: np.ndarray, seen: np.ndarray, kind: str) -> np.ndarray:
     """Return what tokens are ranked by (step 4): a_j / nnz_j ("normalised"), or a_j ("raw")."""
     return mass / np.maximum(seen, 1) if kind == "normalised" else mass
 
 
-def important(score: np.ndarray, count: int, forced: int) -> np.ndarray:
-    """Return T as a mask: the last `forced` tokens, then the best scores until there are `count` (lower positions among equals)."""
+def important(score: np.ndarray, count: int, forced: int, sink: bool = False) -> np.ndarray:
+    """Return T as a mask: the last `forced` tokens, then the best scores until there are `count` (lower positions among equals).
+
+    Args:
+        sink: keep the first token whatever its score.
+    """
     keep = np.zeros(len(score), bool)
     keep[len(score) - forced :] = True
+    score = np.where(np.arange(len(score)) == 0, np.inf, score) if sink else score
     order = np.argsort(-score, kind="stable")
     free = order[~keep[order]]
     keep[free[: max(0, count - forced)]] = True
@@ -100,6 +111,29 @@ class Prefill:
     logits: Any = None
 
 
+_START: dict[str, Any] = {
+    "model": "smollm2-135m", "image": "none", "prompt": DEFAULT_PROMPT, "tau": 0.975, "count_sink": True, "skip": "queries", "fixed_ratio": None,
+    "bits_high": 4, "bits_low": 2, "compare_on": "the dense run's own words", "new_tokens": 48, "probes_recent": 64, "keep_recent": 16,
+}  # fmt: skip
+
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "needle": {"prompt": NEEDLE, "skip": "keys", "compare_on": "the text's own end", "new_tokens": 6},
+    "fixed ratio": {"fixed_ratio": 0.5},
+    "dense": {"tau": 1.0, "bits_high": 16, "bits_low": 16},
+    "picture": {
+        "model": "scene-reader",
+        "image": "scene",
+        "prompt": "auto",
+        "new_tokens": 1,
+        "probes_recent": 3,
+        "keep_recent": 3,
+    },
+    "break it": {"tau": 0.6, "bits_high": 2, "bits_low": 2},
+}
+
+
 class ZipVL(System):
     """Dynamic token sparsification of the prompt and a mixed-precision cache, beside the dense run."""
 
@@ -109,33 +143,32 @@ class ZipVL(System):
     arxiv = "2410.08584"
     family = "attention"
     asks = "Which tokens does each layer really read, and what is lost without the rest?"
-    shows = ("kept_tokens", "mass_curves", "attention_overview", "cache_bytes", "attention_map")
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {"prompt": DEFAULT_PROMPT, "tau": 0.975, "skip": "queries", "fixed_ratio": None, "bits_high": 4, "bits_low": 2},
-        "needle": {"prompt": NEEDLE, "tau": 0.975, "skip": "keys", "fixed_ratio": None, "bits_high": 4, "bits_low": 2},
-        "fixed ratio": {
-            "prompt": DEFAULT_PROMPT,
-            "tau": 0.975,
-            "skip": "queries",
-            "fixed_ratio": 0.5,
-            "bits_high": 4,
-            "bits_low": 2,
-        },
-        "dense": {"prompt": DEFAULT_PROMPT, "tau": 1.0, "skip": "queries", "fixed_ratio": None, "bits_high": 16, "bits_low": 16},
-        "break it": {"prompt": DEFAULT_PROMPT, "tau": 0.6, "skip": "queries", "fixed_ratio": None, "bits_high": 2, "bits_low": 2},
-    }
+    shows = (
+        "kept_tokens", "mass_curves", "attention_overview", "attention_map", "head_zoom", "token_strip", "token_readers", "cache_bytes", "patch_film",
+    )  # fmt: skip
+    presets: ClassVar[dict[str, dict[str, Any]]] = {name: _START | changed for name, changed in _PRESETS.items()}
     notes = (
         "Reported, unverified: on LLaVA-v1.5-7B tau 0.975 keeps 52.8 % of the tokens (VQAv2 76.4, dense 76.6); on LongVA-7B prefill is "
         "2.6 times as fast. Attention is a small share of this model's work, so the saving here is bounded; the meters say by how much."
     )
-    follows: ClassVar[dict[str, str]] = {"tau": "tau"}
+    follows: ClassVar[dict[str, str]] = {"tau": "tau", "count_sink": "count_sink"}
     limits: ClassVar[dict[str, int]] = {"prompt": 12_000, "new_tokens": 128}
 
-    model = knob(ModelName, "smollm2-135m", names=("smollm2-135m",), doc="Whose attention is thinned out.")
+    model = knob(ModelName, "smollm2-135m", names=("smollm2-135m", "scene-reader"), doc="Whose attention is thinned out.")
     prompt = knob(Prompt, DEFAULT_PROMPT, doc="Text to read, or a list of token ids. By default a passage of a play.")
     tau = knob(
         param.Number, 0.975, bounds=(0.0, 1.0), step=0.005, live=True, symbol="tau",
         doc="Share of a layer's attention that the kept tokens must hold.",
+    )  # fmt: skip
+    count_sink = knob(
+        param.Boolean,
+        True,
+        live=True,
+        doc="Count the first token's attention towards tau; without it the first token is kept and the rest must hold tau.",
+    )
+    image = knob(
+        PictureInput, "none", names=("none", *pictures.PICTURES),
+        doc="A picture to read before the prompt; needs a vision-language model such as scene-reader, and the prompt as its question.",
     )  # fmt: skip
     fixed_ratio = knob(
         param.Number, None, allow_None=True, bounds=(0.01, 1.0), step=0.01,
@@ -173,12 +206,20 @@ class ZipVL(System):
         doc="Tokens after the prompt on which both runs are compared.",
     )
 
+    compare_on = knob(
+        param.Selector, "the dense run's own words", objects=["the dense run's own words", "the text's own end"], advanced=True,
+        doc="On what both runs are compared: what the dense run writes next, or the last words of the text, held back.",
+    )  # fmt: skip
+    look_layer = knob(
+        param.Integer, 8, bounds=(0, 255), symbol="l", advanced=True, doc="Layer whose heads can be zoomed down to single tokens."
+    )
+
     def prepare(self) -> None:
         """Load the model and check that its attention can be tapped and the text fits."""
         self._loaded = models.load(self.model)
         if self._loaded.is_table:
             raise InputError(expected("model", "a language model with attention", "a table", "", "Use smollm2-135m"))
-        ids = self._loaded.encode(self.prompt, chat=False) if isinstance(self.prompt, str) else [int(t) for t in self.prompt]
+        ids = self._read()
         context = getattr(taps.decoder(self._loaded.model).config, "max_position_embeddings", len(ids) + self.new_tokens)
         if not 2 <= len(ids) <= context - self.new_tokens:
             room = f"2 to {context - self.new_tokens} tokens so that {self.new_tokens} more fit"
@@ -186,10 +227,37 @@ class ZipVL(System):
         if max(ids) >= self._loaded.vocab_size or min(ids) < 0:
             raise InputError(expected("prompt", f"ids from 0 to {self._loaded.vocab_size - 1}", f"{min(ids)} to {max(ids)}"))
         attention.verify(self._loaded.model)
+        layers = taps.decoder(self._loaded.model).config.num_hidden_layers
+        if self.look_layer >= layers and self.look_layer != type(self).knobs()["look_layer"].default:
+            raise InputError(expected("look_layer", f"a layer from 0 to {layers - 1}", self.look_layer))
+        self._look = min(self.look_layer, layers - 1)  # the default is a middle layer of the default model
+        self._held: list[int] = []
+        if self.compare_on != "the dense run's own words":
+            if len(ids) < self.new_tokens + 2:
+                raise InputError(
+                    expected("prompt", f"more than {self.new_tokens + 1} tokens, the last of which are held back", len(ids))
+                )
+            ids, self._held = ids[: -self.new_tokens], ids[-self.new_tokens :]
         self._ids = np.asarray(ids, np.int64)
         self._forced = min(self.keep_recent, len(ids))
         self._probes = probe_positions(len(ids), self.probes_recent, self.probes_random, np.random.default_rng(self.seed))
         self._seen = visible(len(ids), self._probes)
+
+    def _read(self) -> list[int]:
+        """Return the ids to read: of the text, or of a picture's place-holders and the question behind them."""
+        self._glance: Any = None
+        self._given: dict[str, Any] = {}
+        if isinstance(self.image, str) and self.image == "none":
+            return self._loaded.encode(self.prompt, chat=False) if isinstance(self.prompt, str) else [int(t) for t in self.prompt]
+        import torch
+
+        reader = pictures.open_reader(self._loaded)
+        question = self.prompt if isinstance(self.prompt, str) and self.prompt != DEFAULT_PROMPT else "auto"
+        self._shown = pictures.picture(self.image, question, self.seed)
+        with torch.inference_mode():
+            self._given = {"pixel_values": reader.pixels(self._shown.image)}
+            self._glance = reader.glance([self._shown.image], [self._shown.question])
+        return [int(t) for t in self._glance.ids[0]]
 
     def warm(self) -> None:
         """Load the model and compile the kernel."""
@@ -200,8 +268,8 @@ class ZipVL(System):
     def choose(self, mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (scores, kept mask) of a layer from its token mass (steps 3 and 4)."""
         score = scores(mass, self._seen, self.score)
-        count = smallest_count(mass, self.tau) if self.fixed_ratio is None else round(self.fixed_ratio * len(mass))
-        return score, important(score, count, self._forced)
+        count = needed(mass, self.tau, self.count_sink) if self.fixed_ratio is None else round(self.fixed_ratio * len(mass))
+        return score, important(score, count, self._forced, sink=not self.count_sink)
 
     def layer(self, call: taps.Call, seen: Prefill) -> Any:
         """Return a layer's attention output with the unimportant tokens skipped; note what was seen."""
@@ -237,7 +305,8 @@ class ZipVL(System):
 
         began = time.perf_counter()
         with torch.inference_mode(), taps.attending(handler):
-            out = view(input_ids=torch.from_numpy(self._ids)[None], past_key_values=seen.cache, use_cache=True, logits_to_keep=1)
+            text = torch.from_numpy(self._ids)[None]
+            out = view(input_ids=text, past_key_values=seen.cache, use_cache=True, logits_to_keep=1, **self._given)
         seen.logits, seen.seconds = out.logits[0, -1].float(), time.perf_counter() - began
         return seen
 
@@ -286,15 +355,16 @@ class ZipVL(System):
             dense, sparse = (dense, seen) if kind else (seen, sparse)
         for seen, kind in ((dense, False), (sparse, True)):
             seen.seconds = float(np.median(times[kind][1:]))
-        tokens = self.continuation(dense, tape)
+        tokens = self._held or self.continuation(dense, tape)
         if (written := dense.cache.get_seq_length() - length) > 0:
             dense.cache.crop(-written)  # back to the prompt: a negative count is taken off the end
         packed = self.compress(sparse, length)
         truth = self.follow(dense, tokens, None, tape)
         logits = self.follow(sparse, tokens, packed, tape)
         pooled = attention.capture(
-            self._loaded.model, self._ids, bins=min(32, length), on_layer=lambda i: tape.step(i, len(packed), phase="pooled maps")
-        )
+            self._loaded.model, self._ids, bins=min(32, length), on_layer=lambda i: tape.step(i, len(packed), phase="pooled maps"),
+            readers=True, keep_heads=[self._look], embeds=None if self._glance is None else self._glance.embeds,
+        )  # fmt: skip
         if isinstance(tape, Tape):
             report.write(self, tape, (dense, sparse), packed, pooled, (tokens, truth, logits))
 

@@ -45,6 +45,9 @@ def write(
     )  # fmt: skip
     facts = _facts(system, packed)
     tape.describe("attention", **facts)
+    _write_detail(tape, pooled)
+    if system._glance is not None:
+        _write_picture(system, tape, sparse, compared)
     _check_bytes(packed, keep, facts)
     _write_text(system, tape, pieces, compared)
     _write_times(tape, dense, sparse, keep.shape[1])
@@ -57,12 +60,33 @@ def write(
         tape.describe(group, **LABELS[group])
 
 
+def _write_detail(tape: Tape, pooled: Attention) -> None:
+    """Write who looks at every token, and the one layer whose heads can be drawn at any detail."""
+    tape.write("readers", received=np.sqrt(np.nan_to_num(pooled.readers) * 255**2).round().clip(0, 255).astype(np.uint8))
+    for layer, (query, key, log_sum) in pooled.heads_of.items():
+        tape.write("heads", query=query, key=key, log_sum=log_sum)
+        tape.describe("heads", layer=layer)
+
+
+def _write_picture(system: ZipVL, tape: Tape, sparse: Prefill, compared: tuple[Any, ...]) -> None:
+    """Write what each layer keeps of the picture; unlike with methods that drop tokens, they may come back."""
+    from workbench.systems.attention.pictures_report import write_picture
+
+    glance, (tokens, _, logits) = system._glance, compared
+    part = slice(glance.first, glance.first + glance.patches)
+    words = system._loaded.tokenizer.convert_ids_to_tokens
+    write_picture(
+        tape, system._shown, np.stack(sparse.score)[:, part], np.stack(sparse.keep)[:, part], grid=glance.grid, said=words(int(logits[0].argmax())),
+        said_dense=words(int(tokens[0])), first=glance.first,
+    )  # fmt: skip
+
+
 def _facts(system: ZipVL, packed: list[LayerCache]) -> dict[str, Any]:
     """Return what `derive` needs besides the arrays."""
     inner = taps.decoder(system._loaded.model)
     weights = sum(p.numel() for n, p in inner.named_parameters() if p.ndim == 2 and "embed" not in n and not n.startswith("w"))
     return {
-        "probes": len(system._probes), "forced": system._forced, "run_tau": system.tau, "tau": system.tau, "skip": system.skip, "others": system.others,
+        "probes": len(system._probes), "forced": system._forced, "run_tau": system.tau, "tau": system.tau, "count_sink": system.count_sink, "skip": system.skip, "others": system.others,
         "bits_high": system.bits_high, "bits_low": system.bits_low, "channels": packed[0].keys[0].shape[1],
         "width": int(inner.config.hidden_size), "layer_macs": weights // len(packed),
         "fixed_ratio": -1.0 if system.fixed_ratio is None else system.fixed_ratio,
@@ -100,12 +124,20 @@ def _write_times(tape: Tape, dense: Prefill, sparse: Prefill, length: int) -> No
 
 
 def _write_quality(tape: Tape, compared: tuple[Any, ...]) -> None:
+    import torch
+
     tokens, truth, logits = compared
     log_p, log_q = truth.log_softmax(-1), logits.log_softmax(-1)
     divergence = (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0).numpy().astype(np.float64)
     same = (logits.argmax(-1).numpy() == np.array(tokens)).astype(float)
     write_meter(
         tape, "next_token_agreement", same.mean(), "1 = every token", kind="quality", better="higher", baseline=1.0,
+        baseline_name="dense run", samples=len(tokens),
+    )  # fmt: skip
+    ids = torch.tensor(tokens)[:, None]
+    surprise, dense = (float(-law.gather(1, ids).mean()) for law in (log_q, log_p))
+    write_meter(
+        tape, "perplexity", float(np.exp(surprise)), "on the compared words", kind="quality", better="lower", baseline=float(np.exp(dense)),
         baseline_name="dense run", samples=len(tokens),
     )  # fmt: skip
     low, high = np.percentile(divergence, [10, 90])
@@ -193,7 +225,7 @@ def _cost_meters(keep: np.ndarray, facts: dict[str, Any], tau: float) -> list[di
 
 def derive(system: ZipVL, record: Record) -> Columns:
     """Return the kept sets, ratios, bytes and costs of another tau (numpy only; a slider waits for it)."""
-    from workbench.systems.attention.zipvl import important, smallest_count
+    from workbench.systems.attention.zipvl import important, needed
 
     if "attention" not in record or "token_mass" not in record.variables("attention"):
         return {}
@@ -202,10 +234,17 @@ def derive(system: ZipVL, record: Record) -> Columns:
         return {}
     old = {name: record.column("attention", name) for name in record.variables("attention")}
     mass, score = old["token_mass"], old["token_score"]
-    keep = np.stack([important(s, smallest_count(m, system.tau), int(facts["forced"])) for m, s in zip(mass, score)])
+    sink, forced = bool(system.count_sink), int(facts["forced"])
+    keep = np.stack([important(s, needed(m, system.tau, sink), forced, sink=not sink) for m, s in zip(mass, score)])
     groups = {"attention": old | {"keep": keep, "keep_ratio": keep.mean(1).astype(np.float32)}}
     groups |= _curves(keep, mass, facts, system.tau)
-    groups["meters"] = _replaced(record, _cost_meters(keep, facts, system.tau), known=system.tau == facts["run_tau"])
+    groups["meters"] = _replaced(
+        record, _cost_meters(keep, facts, system.tau), known=(system.tau, sink) == (facts["run_tau"], bool(facts["count_sink"]))
+    )
+    if "patches" in record:
+        first = int(record.group_attrs("patches")["first"])
+        patches = {n: record.column("patches", n) for n in record.variables("patches")}
+        groups["patches"] = patches | {"keep": keep[:, first : first + patches["keep"].shape[1]]}
     attrs: dict[str, Any] = {name: LABELS[name] for name in ("curve/ratio", "curve/cache_bytes")}
     return {**groups, "attrs": attrs | {"attention": facts | {"tau": system.tau}}}
 
