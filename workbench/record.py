@@ -78,12 +78,17 @@ class Record:
         columns: Mapping[str, Mapping[str, np.ndarray]],
         group_attrs: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Record:
-        """Return a record that shares this one's arrays and has these groups added or replaced."""
+        """Return a record that shares this one's arrays and has these groups added or replaced.
+
+        A replaced group keeps its attributes where `group_attrs` gives no others.
+        """
         base = self if self._base is None else self._base
         made = Record.__new__(Record)
         made._tree, made._base, made._columns = None, base, {}
         made._fresh = self._fresh | {g: _typed(g, values) for g, values in columns.items()}
-        made._fresh_attrs = self._fresh_attrs | {g: dict((group_attrs or {}).get(g) or {}) for g in columns}
+        made._fresh_attrs = self._fresh_attrs | {
+            g: dict((group_attrs or {}).get(g) or (self.group_attrs(g) if g in self else {})) for g in columns
+        }
         return made
 
     @property

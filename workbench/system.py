@@ -214,6 +214,7 @@ class System(param.Parameterized):
     family: ClassVar[str] = ""
     asks: ClassVar[str] = ""
     shows: ClassVar[tuple[str, ...]] = ()  # names of views, the hero first
+    sometimes: ClassVar[tuple[str, ...]] = ()  # those of them that only some settings give
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     follows: ClassVar[dict[str, str]] = {}  # live knob -> run knob that makes its estimate true on release
     limits: ClassVar[dict[str, int]] = {}  # knob -> largest value (or length) that a served page accepts

@@ -57,7 +57,7 @@ def test_every_system_ships_a_recorded_run_that_its_views_draw(key: str) -> None
     record = recorded_run(key)
     assert record is not None, f"{key} has no recorded run: its first picture would wait for a model"
     undrawn = [name for name in systems.get(key).shows if not views.get(name).draws(record)]
-    assert undrawn == []
+    assert set(undrawn) <= set(systems.get(key).sometimes)
 
 
 @pytest.mark.parametrize("key", KEYS)

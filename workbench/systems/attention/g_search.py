@@ -43,6 +43,7 @@ class GSearch(System):
     family = "attention"
     asks = "How many picture tokens does each layer need before the answer suffers?"
     shows = ("patch_film", "budget_curves", "schedule", "search_trace", "rank_agreement")
+    sometimes = ("search_trace",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "budget": {"method": "p-sigmoid", "budget": 0.25, "image": "scene", "delta": 2.0},
         "no loss": {"method": "g-search", "budget": 0.25, "image": "scene", "delta": 2.0},

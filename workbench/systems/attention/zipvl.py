@@ -146,6 +146,7 @@ class ZipVL(System):
     shows = (
         "kept_tokens", "mass_curves", "attention_overview", "attention_map", "head_zoom", "token_strip", "token_readers", "cache_bytes", "patch_film",
     )  # fmt: skip
+    sometimes = ("patch_film",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {name: _START | changed for name, changed in _PRESETS.items()}
     notes = (
         "Reported, unverified: on LLaVA-v1.5-7B tau 0.975 keeps 52.8 % of the tokens (VQAv2 76.4, dense 76.6); on LongVA-7B prefill is "
