@@ -25,8 +25,8 @@ from workbench.data import parallel_tasks as tasks
 from workbench.models.tiny import Shape, TinyTransformer, config, layout
 
 #: Sequences of each kind in a step, and how often each list operation is drawn.
-MIX = {"lists": 48, "arithmetic": 32, "sentences": 24}
-WEIGHT = {"copy": 0.5, "reverse": 1, "sort": 2, "replace_index": 0.7, "insert_index": 1, "remove_index": 1, "shuffle": 4, "replace_random": 1.5, "insert_random": 1.5, "remove_random": 1.5}  # fmt: skip
+MIX = {"lists": 64, "arithmetic": 32, "sentences": 20}
+WEIGHT = {"copy": 0.4, "reverse": 1.5, "sort": 2, "replace_index": 1.2, "insert_index": 1.5, "remove_index": 1.5, "shuffle": 3, "replace_random": 1, "insert_random": 1, "remove_random": 1}  # fmt: skip
 ITEMS = {3: 1, 4: 2, 5: 2, 6: 5, 7: 2, 8: 3}
 STEPS = {"mdm": 6500, "ar": 2200}
 FINISH = 0.4  # share of the steps over which the learning rate falls to nothing
@@ -43,9 +43,9 @@ def draws(rng: np.random.Generator, progress: float) -> list[tasks.Batch]:
     """Return one step's exercises: list operations of one size, chains of one length, stories of one length."""
     size = pick(ITEMS, rng)
     counts: dict[str, int] = {}
-    for _ in range(6):
+    for _ in range(8):
         task = pick(WEIGHT, rng)
-        counts[task] = counts.get(task, 0) + MIX["lists"] // 6
+        counts[task] = counts.get(task, 0) + MIX["lists"] // 8
     found = [tasks.draw(task, size, count, rng, held=False) for task, count in counts.items()]
     steps = int(rng.integers(1, 3)) if progress < 0.15 else int(rng.integers(1, 9))
     found.append(tasks.draw("arithmetic", steps, MIX["arithmetic"], rng, held=False, largest=2 if progress < 0.1 else 5))

@@ -350,7 +350,8 @@ def positions(prompt: Sequence[int]) -> np.ndarray:
     if task == "arithmetic":
         places[4:-1] = ANSWER_AT - 1 + 3 * np.arange(1, count - 4)
     elif task != "sentences":
-        places[2:-1] = ANSWER_AT + np.arange(count - 3)
+        places[2:] = ANSWER_AT + np.arange(count - 2)  # `<sep>` behind the last item says how many there are
+        return places
     places[-1] = ANSWER_AT - 1
     return places
 

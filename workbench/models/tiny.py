@@ -90,7 +90,7 @@ class TinyTransformer(nn.Module):
         Args:
             ids: (B, T) token ids. places: (T,) position numbers below `PLACES`. segments: (T,) 0 = prompt, 1 = answer.
         """
-        x = self.words(ids) + self.places(places) + self.segments(segments)
+        x = self.shape.width**0.5 * self.words(ids) + self.places(places) + self.segments(segments)
         cos, sin = self.cos[places], self.sin[places]
         for block in self.blocks:
             x = block(x, cos, sin)
