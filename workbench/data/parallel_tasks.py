@@ -53,7 +53,7 @@ ID = {piece: i for i, piece in enumerate(VOCABULARY)}
 PAD_ID, MASK_ID, EOS_ID, SEP_ID = (ID[piece] for piece in (PAD, MASK, EOS, SEP))
 
 #: Fewest and most items (list), steps (arithmetic) or sentences that an exercise may have.
-SIZES = {**{task: (1, 16) for task in LISTS}, "arithmetic": (1, 12), "sentences": (1, 4)}
+SIZES = {**dict.fromkeys(LISTS, (1, 16)), "arithmetic": (1, 12), "sentences": (1, 4)}
 #: Where the answer's position numbers start; item j of a prompt's list shares its number with token j of the answer.
 ANSWER_AT = 5
 _FIRST_LETTER, _FIRST_DIGIT, _FIRST_OPERATION = ID["A"], ID["0"], ID["+1"]

@@ -156,7 +156,7 @@ def decode(
     """
     _check(canvas, start)
     x, tape = start.copy(), tape or NullTape()
-    samples, length = x.shape
+    samples, _length = x.shape
     out = Decoded(
         start, x, np.full(x.shape, -1, np.int32), np.zeros(x.shape, np.int32), np.full(x.shape, np.nan), np.zeros(x.shape, bool),
         *(np.zeros((0, samples), np.int32) for _ in range(3)), np.zeros(0), np.zeros(samples, np.int32), {s: [] for s in keep},

@@ -1,0 +1,214 @@
+"""From Bits to Rounds: a decoder that decides only what it trusts needs rounds in proportion to the text's information.
+
+Fu, Huang, Adams, Wang, Srinivasan, Jiao, "From Bits to Rounds: Parallel Decoding with Exploration for Diffusion Language
+Models", arXiv 2511.21103 (2025). A round of the factor rule reveals at most a fixed number of nats (theorem 3.2), so
+rounds >= information / budget; deciding an uncertain token on purpose breaks that limit by setting off a cascade. Measured
+here: rounds, sequences, time and right answers of the rule with and without exploration on the same prompts, the information
+of every round beside its budget, and what one more candidate costs on this machine.
+
+Differs from the paper: no code or pseudocode was found; the theorem is derived and tested here, **explore-then-exploit is our
+reconstruction** and every choice of it is listed in `explore.py`. On trained models the joint information is an estimate (the
+round's tokens revealed one by one, most confident first), because such a model has no single joint law.
+
+| paper | here | shape |
+|---|---|---|
+| A_r, C_r | positions of round r, all before it: `commit_round` | |
+| I_r joint, marginal | `information_joint`, `information_marginal` | (R,) nat |
+| f, gamma | `factor`, `gamma` | |
+| n | largest set: `block_length`, or the tokens to decide | |
+| K, W | `candidates`, `window` | |
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+import param
+
+from workbench.data import parallel_tasks as tasks
+from workbench.errors import InputError, expected
+from workbench.meters import write_meter
+from workbench.record import Record
+from workbench.system import Columns, ModelName, System, knob
+from workbench.systems.diffusion import bounds, exploration, explore, problems, report
+from workbench.systems.diffusion.bounds import MACHINES
+from workbench.systems.diffusion.decode import Decoded, Plain, decode, information
+from workbench.systems.diffusion.explore import Explorer
+from workbench.systems.diffusion.problems import Problem
+from workbench.systems.diffusion.rules import RULES, Rule
+from workbench.tape import NullTape, Tape
+
+LIVE = ("factor", "gamma", "block_length", "window", "candidates", "trigger", "explore_weight")
+SAMPLES_TOLD = 400  # samples whose information is computed
+
+
+class BitsToRounds(System):
+    """The bits-to-rounds bounds and explore-then-exploit, on exact laws and on a trained model."""
+
+    key = "bits_to_rounds"
+    title = "From Bits to Rounds"
+    year = 2025
+    arxiv = "2511.21103"
+    family = "diffusion"
+    asks = "How few rounds can a text be written in, and what breaks the limit?"
+    shows = ("commit_film", "bits_rounds", "commit_map", "ledger", "explored", "fewer_rounds", "cost_knee")
+    sometimes = ("bits_rounds", "explored", "fewer_rounds", "cost_knee")
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "a story": {"model": "tiny-mdm", "task": "sentences", "items": 4, "rule": "ete", "factor": 1.0, "candidates": 4},
+        "sums": {"model": "tiny-mdm", "task": "arithmetic", "items": 8, "rule": "ete", "factor": 1.0, "candidates": 4},
+        "no exploring": {"model": "tiny-mdm", "task": "sentences", "items": 4, "rule": "factor", "factor": 1.0, "candidates": 1},
+        "exact law": {"model": "joint-soft", "rule": "ete", "factor": 0.9, "candidates": 4, "temperature": 1.0},
+        "real text, exact": {
+            "model": "plays-chain",
+            "rule": "ete",
+            "factor": 1.0,
+            "candidates": 4,
+            "length": 96,
+            "temperature": 1.0,
+        },
+    }
+    notes = (
+        "Published are the theorem and the ingredients of the decoder, no pseudocode and, in the abstract, no numbers: the decoder here "
+        "is our reconstruction. Reported, unverified: exploring is almost free in one regime. A later paper (arXiv 2603.22248) "
+        "proves confidence-based decoding efficient under another assumption, a rule on cumulative entropy; that is no contradiction."
+    )
+    follows: ClassVar[dict[str, str]] = {name: name for name in LIVE}
+    limits: ClassVar[dict[str, int]] = {"num_samples": 5000, "length": 256, "candidates": 16}
+
+    model = knob(ModelName, "tiny-mdm", names=problems.NAMES, doc="The small trained model, a task's exact law (ideal), a joint law, or the plays' chain.")  # fmt: skip
+    task = knob(param.Selector, "sentences", objects=list(tasks.TASKS), doc="What the answer is.")
+    items = knob(param.Integer, 4, bounds=(1, 16), symbol="n", unit="items", doc="Items of a list, steps of a chain of sums, or sentences (at most 4).")  # fmt: skip
+    rule = knob(param.Selector, "ete", objects=["ete", *RULES], doc="ete: the factor rule plus exploration, our reconstruction; the others as in ParallelBench.")  # fmt: skip
+    factor = knob(param.Number, 1.0, bounds=(0.1, 2.0), step=0.05, live=True, symbol="f", doc="Budget of the factor rule; above 1 the theorem says nothing.")  # fmt: skip
+    candidates = knob(param.Integer, 4, bounds=(1, 16), live=True, symbol="K", unit="states", doc="States that an exploring round forwards in one batch; 1 explores nothing.")  # fmt: skip
+    trigger = knob(param.Integer, 2, bounds=(1, 4), live=True, symbol="m", unit="tokens", doc="Explore after a round that trusted fewer tokens than this.")  # fmt: skip
+    explore_weight = knob(param.Number, 0.5, bounds=(0.0, 2.0), step=0.05, live=True, symbol="λ", doc="What an explored token's log-probability counts against the tokens it unlocks.")  # fmt: skip
+    block_length = knob(param.Integer, 8, bounds=(1, 128), live=True, symbol="B", unit="tokens", doc="Blocks that are filled one after the other; n of the bound.")  # fmt: skip
+    window = knob(param.Integer, 1, bounds=(0, 8), live=True, symbol="W", unit="blocks", doc="Later blocks in which trusted tokens may be decided already.")  # fmt: skip
+    gamma = knob(param.Number, 0.9, bounds=(0.5, 1.0), step=0.01, live=True, symbol="γ", doc="The threshold rule, and the budget of one in the ledger.")  # fmt: skip
+    temperature = knob(param.Number, 0.0, bounds=(0.0, 2.0), step=0.05, symbol="τ", doc="0 takes the likeliest token, 1 draws from the law.")  # fmt: skip
+    num_samples = knob(param.Integer, 200, bounds=(1, 1_000_000), doc="Prompts to decode; on a table model, draws of one law (group samples).")  # fmt: skip
+    k = knob(param.Integer, 1, bounds=(1, 64), unit="tokens", advanced=True, doc="Tokens a round of the counted rules.")
+    entropy_bound = knob(param.Number, 0.5, bounds=(0.0, 20.0), step=0.05, unit="nat", advanced=True, doc="Of the entropy-bounded rule.")  # fmt: skip
+    compat = knob(param.Boolean, False, advanced=True, doc="The factor rule as released: off by one where only the last candidate fails.")  # fmt: skip
+    explore_score = knob(param.Selector, "entropy", objects=list(explore.SCORES), advanced=True, doc="Which positions are explored first (our reconstruction).")  # fmt: skip
+    study = knob(param.Boolean, True, advanced=True, doc="Also sweep f and K, and time one round with more candidates.")
+    text = knob(param.String, problems.DEFAULT_TEXT, advanced=True, doc="What comes before, for plays-chain and checkpoints with a tokenizer.")  # fmt: skip
+    length = knob(param.Integer, 64, bounds=(2, 1024), unit="tokens", advanced=True, doc="Positions to fill there.")
+    machine = knob(param.Selector, "H100 (bf16)", objects=list(MACHINES), live=True, advanced=True, doc="Predicted times are for an 8 B model on this machine.")  # fmt: skip
+
+    def prepare(self) -> None:
+        """Load the model and draw the exercises; check the knobs against each other."""
+        self._problem = problems.make(
+            self.model, self.task, self.items, self.num_samples, self.seed, text=self.text, length=self.length
+        )
+        if self.compat and self.rule not in {"factor", "ete"}:
+            raise InputError(
+                expected("compat", "off with every rule but factor and ete", f"on with {self.rule}", then="Set rule='factor'")
+            )
+
+    def warm(self) -> None:
+        """Load the model and compile the statistics."""
+        self.prepare()
+        self.decode(NullTape(), self.stepper(), self._problem.first(2))
+
+    @property
+    def largest_set(self) -> int:
+        """The most tokens that a round may decide: n of the bounds."""
+        return min(self._problem.hidden, self.block_length * (1 + self.window))
+
+    def base_rule(self) -> Rule:
+        """Return the rule that the decoder exploits with."""
+        name = "factor" if self.rule == "ete" else self.rule
+        return Rule(name, self.k, self.gamma, self.factor, self.entropy_bound, self.compat)
+
+    def stepper(self, *, explores: bool | None = None, seed: int = 1, **changes: Any) -> Plain:
+        """Return what decides a round: with exploration for "ete", plain else; `changes` are fields of the explorer."""
+        problem, rng = self._problem, np.random.default_rng([self.seed, seed])
+        shared = {"temperature": self.temperature, "block_length": self.block_length, "window": self.window}
+        rule = changes.pop("rule", self.base_rule())
+        if not (self.rule == "ete" if explores is None else explores):
+            return Plain(problem.canvas, rule, rng, **shared)
+        chosen = {"candidates": self.candidates, "trigger": self.trigger, "explore_weight": self.explore_weight}
+        return Explorer(problem.canvas, rule, rng, **shared, **(chosen | changes), position_score=self.explore_score)
+
+    def decode(self, tape: NullTape, stepper: Plain, problem: Problem | None = None, phase: str = "") -> Decoded:
+        """Return what a stepper writes."""
+        problem = problem or self._problem
+        return decode(problem.canvas, problem.start, stepper, tape=tape, keep=(0,), phase=phase)
+
+    def run(self, tape: NullTape) -> None:
+        """Decode all prompts with the decoder and with its rule alone; account for every round's information."""
+        problem, quiet = self._problem, NullTape(tape.on_step, tape.cancel)
+        out = self.decode(quiet, self.stepper(), phase="decoding")
+        told = problem.first(min(len(problem.start), SAMPLES_TOLD))
+        name = f"{self.base_rule().name} rule alone" if self.rule == "ete" else "one token a round"
+        rival = self.stepper(explores=False) if self.rule == "ete" else self.stepper(explores=False, rule=Rule("static", 1))
+        base = self.decode(quiet, rival, told, phase="baseline")
+        if not isinstance(tape, Tape):
+            return
+        if problem.table is not None:
+            tape.write("samples", token_id=out.tokens.astype(np.int32))
+        self._write(tape, out, base, told, name)
+        if self.study:
+            exploration.write_study(self, tape, quiet, told)
+
+    def _write(self, tape: Tape, out: Decoded, base: Decoded, told: Problem, name: str) -> None:
+        problem, part = self._problem, exploration.first_of(out, len(told.start))
+        ours, theirs = information(problem.canvas, part), information(problem.canvas, base)
+        report.write_film(tape, problem, out)
+        report.write_film(tape, told, base, "film/baseline")
+        report.write_rounds(tape, part, ours, report.budgets(self.base_rule(), out.committed[:, 0]))
+        report.write_text(tape, problem, out)
+        exploration.write_candidates(tape, problem, out)
+        live = {f"run_{n}": getattr(self, n) for n in (*LIVE, "machine")}
+        tape.describe(
+            "unmasking", task=problem.task, model=problem.name, rule=self.rule, baseline=name, prompt=" ".join(problem.prompt_pieces),
+            block_length=self.block_length, hidden=problem.hidden, **live,
+        )  # fmt: skip
+        exploration.write_scatter(tape, self, {self.rule: (part, ours), name: (base, theirs)}, told)
+        read = problem.canvas.prefix + problem.canvas.length
+        report.write_costs(tape, out, base, read, self.machine, name)
+        if problem.judge is not None:
+            report.write_quality(tape, problem, out, base, name)
+        write_meter(
+            tape, "information", float(ours.total.mean()), "nat", kind="quality", better="lower", samples=len(told.start),
+            provenance="derived" if ours.exact else "estimated", baseline=float(theirs.total.mean()), baseline_name=name,
+        )  # fmt: skip
+        report.remember_meters(tape)
+
+    def derive(self, record: Record) -> Columns:
+        """Return film, bounds and costs for the present live knobs."""
+        attrs = record.group_attrs("unmasking")
+        moved = [n for n in LIVE if attrs.get(f"run_{n}") != getattr(self, n)]
+        used = {n for n in moved if n != "gamma" or self.rule == "threshold"} - (
+            set() if self.rule != "factor" else {"candidates", "trigger", "explore_weight"}
+        )
+        rule = Rule(
+            "factor" if attrs.get("rule") == "ete" else str(attrs.get("rule", "factor")),
+            self.k,
+            self.gamma,
+            self.factor,
+            self.entropy_bound,
+            self.compat,
+        )
+        groups = report.replayed(
+            record, rule, self.block_length, self.window, not used & {"factor", "gamma", "block_length", "window"}, self.seed
+        )
+        groups |= exploration.live_bounds(self, record)
+        groups |= exploration.live_costs(self, record)
+        if "candidates" in record:
+            groups["candidates"] = exploration.live_winners(record, self.explore_weight)
+        groups["meters"] = report.moved_meters(record, exploration.live_meters(self, record) if used else None)
+        return groups
+
+
+def bound_n(record: Record, block_length: int, window: int) -> int:
+    """Return n of the bounds for a recorded run under other blocks."""
+    hidden = int(record.group_attrs("unmasking").get("hidden", 1))
+    return max(1, min(hidden, block_length * (1 + window)))
+
+
+__all__ = ["BitsToRounds", "bound_n", "bounds", "math"]
