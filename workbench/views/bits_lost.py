@@ -77,7 +77,13 @@ def say(record: Record) -> str:
         for t in range(len(lost))
     ]
     most = [[str(t + 1), f"{v:.4f}"] for t, v in enumerate(least)]
-    return caption(record) + "\n\n" + table(["step", "positions", "bits revealed", "bits lost"], rows) + "\n\n" + table(["steps T", "least bits lost"], most)
+    return (
+        caption(record)
+        + "\n\n"
+        + table(["step", "positions", "bits revealed", "bits lost"], rows)
+        + "\n\n"
+        + table(["steps T", "least bits lost"], most)
+    )
 
 
 VIEW = View(

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from workbench.record import Record
 
 GROUP, BOUNDS = "curve/rounds", "curve/bounds"
-LINES = {"joint bound": ("target", "solid"), "marginal bound": ("target", "dash"), "threshold's bound (our extension)": ("context", "dot")}
+LINES = {
+    "joint bound": ("target", "solid"),
+    "marginal bound": ("target", "dash"),
+    "threshold's bound (our extension)": ("context", "dot"),
+}
 
 
 def factor(record: Record) -> float:
@@ -69,7 +73,9 @@ def caption(record: Record) -> str:
         label = "explore, then exploit" if name == "ete" else name
         text = f"{label}: {y.mean():.2f} rounds for {x.mean():.2f} nat"
         if known.any():
-            text += f", {int((y[known] < low[known] - 1e-9).sum())} of {plural(int(known.sum()), 'text')} under the corrected bound"
+            text += (
+                f", {int((y[known] < low[known] - 1e-9).sum())} of {plural(int(known.sum()), 'text')} under the corrected bound"
+            )
         parts.append(text)
     f = factor(record)
     ending = "" if f <= 1 else f" At f = {f:g} the theorem says nothing; its lines are grey."
@@ -81,7 +87,10 @@ def say(record: Record) -> str:
     dots, bounds = Curves(record, GROUP), Curves(record, BOUNDS)
     setting, names = record.column(BOUNDS, "setting"), record.column(BOUNDS, "curve").astype(str)
     lines = [[n, f"{setting[names == n][0]:.3f} nat a round"] for n in LINES if n in bounds.names]
-    rows = [[n, f"{dots[n][0].min():.2f} to {dots[n][0].max():.2f}", f"{dots[n][1].min():.0f} to {dots[n][1].max():.0f}"] for n in dots.names]
+    rows = [
+        [n, f"{dots[n][0].min():.2f} to {dots[n][0].max():.2f}", f"{dots[n][1].min():.0f} to {dots[n][1].max():.0f}"]
+        for n in dots.names
+    ]
     return caption(record) + "\n\n" + table(["bound", "budget"], lines) + "\n\n" + table(["decoder", "nat", "rounds"], rows)
 
 

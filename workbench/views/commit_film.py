@@ -8,7 +8,7 @@ import numpy as np
 
 from workbench import theme as house
 from workbench.views import View
-from workbench.views.common import Spec, check_step, has, optional, plural, revision, table, texts
+from workbench.views.common import Spec, check_step, has, plural, revision, table, texts
 
 if TYPE_CHECKING:
     from workbench.record import Record
@@ -25,15 +25,22 @@ class Panel:
         self.pieces = texts(record, group, "piece")
         self.commit = record.column(group, "commit_round")
         self.rounds = int(self.commit.max(initial=-1)) + 1
-        self.explored = optional(record, group, "explored", False)
-        self.estimated = optional(record, group, "estimated", False)
-        self.right = optional(record, group, "right", True)
-        self.information = optional(record, group, "information", np.nan)
+        self.explored = at_positions(record, group, "explored", False)
+        self.estimated = at_positions(record, group, "estimated", False)
+        self.right = at_positions(record, group, "right", True)
+        self.information = at_positions(record, group, "information", np.nan)
         self.shown = [house.token(p, 12) for p in self.pieces]
         self.size = np.array([max(2.0, house.width(s) + 0.9) for s in self.shown])
         self.left, line = wrap(self.size)
         self.line = first_line + line
         self.lines = int(line.max(initial=0)) + 1
+
+
+def at_positions(record: Record, group: str, name: str, default: Any) -> np.ndarray:
+    """Return an optional column of a film's positions, or `default` for each of them."""
+    if has(record, group, name):
+        return record.column(group, name)
+    return np.full(len(record.column(group, "commit_round")), default)
 
 
 def wrap(size: np.ndarray, columns: int = COLUMNS) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +126,15 @@ def _heading(name: str, panel: Panel, step: int, y: float, d: house.Design) -> S
     total = int((panel.commit >= 0).sum())
     done = min(step + 1, panel.rounds)
     words = f"<b>{house.escape(name)}</b> · round {done} of {panel.rounds} · {stands} of {total} tokens"
-    return {"text": words, "x": -0.2, "y": y, "xanchor": "left", "yanchor": "middle", "showarrow": False, "font": {"size": 13, "color": d.text}}
+    return {
+        "text": words,
+        "x": -0.2,
+        "y": y,
+        "xanchor": "left",
+        "yanchor": "middle",
+        "showarrow": False,
+        "font": {"size": 13, "color": d.text},
+    }
 
 
 def _boxes(panel: Panel, step: int, most: int, d: house.Design, theme: str) -> list[Spec]:
@@ -142,9 +157,7 @@ def _boxes(panel: Panel, step: int, most: int, d: house.Design, theme: str) -> l
             "pattern": {"shape": ["/" if e and v else "" for e, v in zip(panel.estimated, visible, strict=True)], "fgcolor": d.muted, "size": 6, "solidity": 0.18, "fillmode": "overlay"},
         },
     }  # fmt: skip
-    inks = [
-        d.muted if not v or g else ink(s, dark) for v, g, s in zip(visible, given, share, strict=True)
-    ]
+    inks = [d.muted if not v or g else ink(s, dark) for v, g, s in zip(visible, given, share, strict=True)]
     letters = {
         "type": "scatter", "mode": "text", "x": (panel.left + panel.size / 2).tolist(), "y": panel.line.tolist(), "hoverinfo": "skip", "cliponaxis": False,
         "text": [house.escape(s, quote=False) if v else HIDDEN for s, v in zip(panel.shown, visible, strict=True)],
@@ -235,7 +248,9 @@ def say(record: Record, *, step: int | None = None) -> str:
         where = np.flatnonzero(mine.commit == r)
         flags = [w for w, on in (("explored", mine.explored[where].any()), ("estimated", mine.estimated[where].any())) if on]
         rows.append([str(r + 1), " ".join(f"{i + 1}:{house.token(str(mine.pieces[i]), 16)}" for i in where), ", ".join(flags)])
-    state = " ".join(house.token(str(p), 16) if c <= _step(record, step) else HIDDEN for p, c in zip(mine.pieces, mine.commit, strict=True))
+    state = " ".join(
+        house.token(str(p), 16) if c <= _step(record, step) else HIDDEN for p, c in zip(mine.pieces, mine.commit, strict=True)
+    )
     return caption(record, step=step) + "\n\n" + state + "\n\n" + table(["round", "position:token", ""], rows)
 
 
@@ -256,4 +271,4 @@ VIEW = View(
     wide=True,
 )
 
-__all__ = ["Panel", "VIEW", "has", "shade", "shown_group"]
+__all__ = ["VIEW", "Panel", "has", "shade", "shown_group"]

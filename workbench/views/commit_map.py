@@ -8,8 +8,8 @@ import numpy as np
 
 from workbench import theme as house
 from workbench.views import View
-from workbench.views.commit_film import shown_group
-from workbench.views.common import Spec, check_step, optional, plural, revision, table, texts
+from workbench.views.commit_film import at_positions, shown_group
+from workbench.views.common import Spec, check_step, plural, revision, table, texts
 
 if TYPE_CHECKING:
     from workbench.record import Record
@@ -25,7 +25,7 @@ def draw(record: Record, *, step: int | None = None, theme: str = "light", title
         check_step(record, "text", step)
     d, group = house.design(theme), shown_group(record)
     confidence, commit = record.column(group, "confidence"), record.column(group, "commit_round")
-    pieces, explored = texts(record, group, "piece"), optional(record, group, "explored", False)
+    pieces, explored = texts(record, group, "piece"), at_positions(record, group, "explored", False)
     rounds, length = confidence.shape
     decided = np.flatnonzero(commit >= 0)
     data: list[Spec] = [
@@ -48,7 +48,9 @@ def draw(record: Record, *, step: int | None = None, theme: str = "light", title
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "commit_map"))
 
 
-def _decisions(name: str, where: np.ndarray, commit: np.ndarray, pieces: np.ndarray, d: house.Design, meaning: str, symbol: str) -> Spec:
+def _decisions(
+    name: str, where: np.ndarray, commit: np.ndarray, pieces: np.ndarray, d: house.Design, meaning: str, symbol: str
+) -> Spec:
     return {
         "type": "scatter", "mode": "markers", "name": name, "x": where.tolist(), "y": (commit[where] + 1).tolist(), "customdata": commit[where].tolist(),
         "marker": {"symbol": symbol, "size": 12, "color": d.fill(meaning), "line": {"width": 2.2, "color": d.fill(meaning)}},
@@ -59,11 +61,20 @@ def _decisions(name: str, where: np.ndarray, commit: np.ndarray, pieces: np.ndar
 def _lines(record: Record, length: int, rounds: int, step: int | None, d: house.Design) -> list[Spec]:
     """Return block boundaries and the line of the round pointed at."""
     block = record.group_attrs("unmasking").get("block_length")
-    lines: list[Spec] = []
-    for edge in range(int(block), length, int(block)) if block else ():
-        lines.append({"type": "line", "x0": edge - 0.5, "x1": edge - 0.5, "y0": 0.4, "y1": rounds + 0.6, "line": {"color": d.muted, "width": 1.2, "dash": "dash"}})
+    edges = range(int(block), length, int(block)) if block else ()
+    dashed = {"type": "line", "y0": 0.4, "y1": rounds + 0.6, "line": {"color": d.muted, "width": 1.2, "dash": "dash"}}
+    lines: list[Spec] = [dashed | {"x0": edge - 0.5, "x1": edge - 0.5} for edge in edges]
     if step is not None:
-        lines.append({"type": "rect", "x0": -0.6, "x1": length - 0.4, "y0": step + 0.5, "y1": step + 1.5, "line": {"color": d.line("selected"), "width": 2}})
+        lines.append(
+            {
+                "type": "rect",
+                "x0": -0.6,
+                "x1": length - 0.4,
+                "y0": step + 0.5,
+                "y1": step + 1.5,
+                "line": {"color": d.line("selected"), "width": 2},
+            }
+        )
     return lines
 
 
@@ -77,7 +88,7 @@ def caption(record: Record, *, step: int | None = None) -> str:
     sizes = np.bincount(decided)
     largest = int(sizes.argmax())
     text = f"{plural(len(decided), 'token')} in {plural(len(sizes), 'round')}; the most, {int(sizes[largest])}, in round {largest + 1}"
-    explored = optional(record, group, "explored", False)
+    explored = at_positions(record, group, "explored", False)
     if explored.any():
         first = int(commit[explored].min())
         text += f"; {plural(int(explored.sum()), 'token was', 'tokens were')} explored, the first in round {first + 1}, which decided {int(sizes[first])}"
@@ -92,7 +103,7 @@ def order_words(commit: np.ndarray) -> str:
     if len(where) < 2 or len(set(commit[where])) < 2:
         return "All in one round, so there is no order"
     tau = float(kendalltau(where, commit[where]).statistic)
-    kind = "mostly left to right" if tau > 0.5 else "mostly right to left" if tau < -0.5 else "in an order of its own"
+    kind = "mostly left to right" if tau > 0.5 else "mostly right to left" if tau < -0.5 else "neither left to right nor back"
     return f"The order is {kind} (Kendall's tau with position {tau:.2f})"
 
 
@@ -104,7 +115,9 @@ def say(record: Record, *, step: int | None = None) -> str:
     for i, piece in enumerate(texts(record, group, "piece")):
         r = int(commit[i])
         seen = confidence[r, i] if 0 <= r < len(confidence) else np.nan
-        rows.append([str(i + 1), house.token(str(piece), 16), "given" if r < 0 else str(r + 1), f"{seen:.3f}" if seen == seen else "–"])
+        rows.append(
+            [str(i + 1), house.token(str(piece), 16), "given" if r < 0 else str(r + 1), f"{seen:.3f}" if seen == seen else "–"]
+        )
     return caption(record, step=step) + "\n\n" + table(["position", "token", "round", "probability then"], rows)
 
 

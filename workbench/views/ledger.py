@@ -48,7 +48,17 @@ def draw(record: Record, *, step: int | None = None, theme: str = "light", title
     shapes, notes = _level(record, d, theme)
     if step is not None and len(x):
         at = min(step, len(x) - 1) + 1
-        shapes.append({"type": "rect", "x0": at - 0.5, "x1": at + 0.5, "yref": "paper", "y0": 0.46, "y1": 1, "line": {"color": d.line("selected"), "width": 1.5}})
+        shapes.append(
+            {
+                "type": "rect",
+                "x0": at - 0.5,
+                "x1": at + 0.5,
+                "yref": "paper",
+                "y0": 0.46,
+                "y1": 1,
+                "line": {"color": d.line("selected"), "width": 1.5},
+            }
+        )
     top = float(max(np.nanmax(np.r_[marginal, shown, 0.1]), 0.1)) * 1.12
     layout = {
         "height": 430, "showlegend": True, "shapes": shapes, "annotations": notes, "bargap": 0.25,
@@ -63,7 +73,15 @@ def _level(record: Record, d: house.Design, theme: str) -> tuple[list[Spec], lis
     if "curve/bounds" not in record:
         return [], []
     f = float(Curves(record, "curve/bounds")["f"][1][0])
-    line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": f, "y1": f, "line": {"color": d.text, "width": 1.2, "dash": "dash"}}
+    line = {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": f,
+        "y1": f,
+        "line": {"color": d.text, "width": 1.2, "dash": "dash"},
+    }
     return [line], [note(f"f = {f:g} nat" + ("" if f <= 1 else ": no theorem"), theme, x=0.995, y=1.0)]
 
 

@@ -13,7 +13,7 @@ from workbench.views.common import Curves, Spec, error_bars, note, revision, tab
 if TYPE_CHECKING:
     from workbench.record import Record
 
-GROUP = "curve/accuracy"
+GROUP = "curve/rules"
 #: name -> (meaning of its colour, marker, dash)
 _STYLE = {
     "static": ("target", "circle", "solid"),
@@ -29,9 +29,7 @@ _STYLE = {
 def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     """Return one line a rule with Wilson's intervals, the ideal curve, published points, and where the knobs stand."""
     d, curves = house.design(theme), Curves(record, GROUP)
-    data: list[Spec] = []
-    for name in curves.names:
-        data.append(_line(name, curves, d))
+    data = [_line(name, curves, d) for name in curves.names]
     if "curve/here" in record:
         here = Curves(record, "curve/here")
         mine = str(record.group_attrs(GROUP).get("rule", ""))
@@ -74,7 +72,9 @@ def _line(name: str, curves: Curves, d: house.Design) -> Spec:
 def fastest_at(record: Record, floor: float) -> tuple[str, float] | None:
     """Return the measured rule with the most tokens a round among points of at least `floor` per cent, and how many."""
     curves = Curves(record, GROUP)
-    found = [(float(x[y >= floor].max()), n) for n in curves.names if n in _STYLE for x, y, _, _ in [curves[n]] if (y >= floor).any()]
+    found = [
+        (float(x[y >= floor].max()), n) for n in curves.names if n in _STYLE for x, y, _, _ in [curves[n]] if (y >= floor).any()
+    ]
     return (max(found)[1], max(found)[0]) if found else None
 
 
@@ -99,7 +99,13 @@ def say(record: Record) -> str:
     curves = Curves(record, GROUP)
     names, settings = record.column(GROUP, "curve").astype(str), record.column(GROUP, "setting")
     rows = [
-        [name, f"{s:g}" if s == s else "", f"{x:.2f}", f"{y:.1f} %", f"{low:.1f} to {high:.1f}" if low == low else "reported" if "reported" in name else "exact"]
+        [
+            name,
+            f"{s:g}" if s == s else "",
+            f"{x:.2f}",
+            f"{y:.1f} %",
+            f"{low:.1f} to {high:.1f}" if low == low else "reported" if "reported" in name else "exact",
+        ]
         for name in curves.names
         for s, x, y, low, high in zip(settings[names == name], *curves[name], strict=True)
     ]

@@ -50,7 +50,11 @@ def draw(record: Record, *, step: int | None = None, theme: str = "light", title
     possible = ~(joint[order] <= 0)
     for good, meaning, name in ((True, "accepted", "possible"), (False, "rejected", "impossible together")):
         rows = order[possible == good]
-        marker = house.solid(theme, meaning) if good else house.solid(theme, meaning) | {"pattern": {"shape": "x", "size": 6, "solidity": 0.25, "fgcolor": d.background}}
+        marker = (
+            house.solid(theme, meaning)
+            if good
+            else house.solid(theme, meaning) | {"pattern": {"shape": "x", "size": 6, "solidity": 0.25, "fgcolor": d.background}}
+        )
         data.append({
             "type": "bar", "orientation": "h", "name": name, "x": probability[rows].tolist(), "y": y[possible == good].tolist(), "xaxis": "x2", "yaxis": "y2", "marker": marker,
             "hovertext": [_told(pieces[r], probability[r], joint[r]) for r in rows], "hoverinfo": "text",
@@ -126,12 +130,26 @@ def say(record: Record, *, step: int | None = None) -> str:
     _, marginals, combinations = _rows(record, step)
     place, probability, joint, drawn = (record.column(GROUP, n) for n in ("place", "probability", "joint", "drawn"))
     pieces = texts(record, GROUP, "piece")
-    one = [[str(place[r] + 1), house.token(str(pieces[r]), 16), f"{probability[r]:.3f}", "drawn" if drawn[r] else ""] for r in marginals]
+    one = [
+        [str(place[r] + 1), house.token(str(pieces[r]), 16), f"{probability[r]:.3f}", "drawn" if drawn[r] else ""]
+        for r in marginals
+    ]
     many = [
-        [house.token(str(pieces[r]), 40), f"{probability[r]:.4f}", "unknown" if joint[r] != joint[r] else f"{joint[r]:.4f}", "drawn" if drawn[r] else ""]
+        [
+            house.token(str(pieces[r]), 40),
+            f"{probability[r]:.4f}",
+            "unknown" if joint[r] != joint[r] else f"{joint[r]:.4f}",
+            "drawn" if drawn[r] else "",
+        ]
         for r in combinations
     ]
-    return caption(record, step=step) + "\n\n" + table(["position", "token", "marginal", ""], one) + "\n\n" + table(["combination", "independent", "true", ""], many)
+    return (
+        caption(record, step=step)
+        + "\n\n"
+        + table(["position", "token", "marginal", ""], one)
+        + "\n\n"
+        + table(["combination", "independent", "true", ""], many)
+    )
 
 
 VIEW = View(

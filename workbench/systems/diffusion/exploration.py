@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -89,7 +89,8 @@ def live_bounds(system: BitsToRounds, record: Record) -> dict[str, dict[str, np.
             setting=system.gamma,
         )
     )
-    parts.append(report.rows("f", [n], [system.factor], setting=system.factor))
+    for name, value in (("f", system.factor), ("trigger", system.trigger), ("explore weight", system.explore_weight)):
+        parts.append(report.rows(name, [n], [value], setting=value))
     return {"curve/bounds": report.joined(parts)}
 
 
@@ -224,8 +225,3 @@ def _swept(record: Record, group: str, k: int, factor: float) -> float:
     known = np.unique(setting)
     at = [float(np.interp(factor, x[setting == one], y[setting == one])) for one in known]
     return float(np.interp(np.log(k), np.log(known), at))
-
-
-def read_only(record: Record) -> dict[str, Any]:
-    """Return the facts of a run that views of bits-to-rounds share."""
-    return dict(record.group_attrs("unmasking"))

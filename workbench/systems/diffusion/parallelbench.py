@@ -36,7 +36,7 @@ from workbench.system import Columns, ModelName, System, knob
 from workbench.systems.diffusion import laws, problems, report, study
 from workbench.systems.diffusion.bounds import MACHINES
 from workbench.systems.diffusion.decode import Decoded, Plain, decode, information
-from workbench.systems.diffusion.problems import Problem
+from workbench.systems.diffusion.problems import Problem, warm_up
 from workbench.systems.diffusion.rules import RULES, Rule
 from workbench.tape import NullTape, Tape
 
@@ -131,6 +131,7 @@ class ParallelBench(System):
     def run(self, tape: NullTape) -> None:
         """Decode all prompts with the rule, again one token a round, and with every rule where a study is asked for."""
         problem, quiet = self._problem, NullTape(tape.on_step, tape.cancel)
+        warm_up(problem)
         out = self._decode(quiet, self._rule(), problem, "decoding")
         small = problem.first(min(len(problem.start), 2000))
         base = self._decode(quiet, Rule("static", 1), small, BASE)
@@ -208,7 +209,7 @@ class ParallelBench(System):
         groups = report.replayed(record, rule, self.block_length, 0, same, self.seed)
         if "curve/subset_entropy" in record:
             groups |= self._lost(record)
-        if "curve/accuracy" in record:
+        if "curve/rules" in record:
             groups["curve/here"] = _here(record, rule)
         guess = None
         if not same:
@@ -252,9 +253,9 @@ def _here(record: Record, rule: Rule) -> dict[str, np.ndarray]:
     """Return, for each rule's curve, where its knob stands now: between measured points, on the line between them."""
     from workbench.views.common import Curves
 
-    curves = Curves(record, "curve/accuracy")
-    settings = record.column("curve/accuracy", "setting")
-    names = record.column("curve/accuracy", "curve").astype(str)
+    curves = Curves(record, "curve/rules")
+    settings = record.column("curve/rules", "setting")
+    names = record.column("curve/rules", "curve").astype(str)
     values = {"k": rule.k, "gamma": rule.gamma, "factor": rule.factor}
     parts = []
     for name in curves.names:

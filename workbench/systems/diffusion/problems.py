@@ -16,6 +16,7 @@ from workbench.errors import InputError, ModelError, expected
 from workbench.models.chain_dlm import ChainDLM
 from workbench.models.masked import Canvas, ExactCanvas, TinyCanvas, open_canvas
 from workbench.models.table_dlm import TableDLM
+from workbench.systems.diffusion import rules
 
 IDEAL = "ideal"
 #: What a page offers by name.
@@ -130,6 +131,12 @@ def _chain(loaded: Any, samples: int, text: str, length: int) -> Problem:
     canvas = open_canvas(loaded, prompts, length)
     start = np.full((samples, length), canvas.mask_id)
     return Problem(canvas, start, prompts, [chain.pieces[i] for i in before], None, None, "", length, loaded.name)
+
+
+def warm_up(problem: Problem) -> None:
+    """Call the model once and compile the statistics, so that the first measured round is one like the others."""
+    rules.warm()
+    problem.canvas.forward(problem.start[:1], np.zeros(1, np.int64))
 
 
 DEFAULT_TEXT = "to be or not to be, that is the "

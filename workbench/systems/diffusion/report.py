@@ -157,7 +157,7 @@ def write_parallel(tape: Tape, problem: Problem, out: Decoded, task_law: Any = N
 def _write_combinations(tape: Tape, problem: Problem, out: Decoded, round_: int, places: np.ndarray, law: np.ndarray, top: list[np.ndarray], table: Any) -> None:  # fmt: skip
     """Write the likeliest combinations of the marginals, and how likely each truly is."""
     drawn = tuple(int(t) for t in out.tokens[0, places])
-    each = [t[: max(2, int(round(2000 ** (1 / len(places)))))] for t in top]
+    each = [t[: max(2, round(2000 ** (1 / len(places))))] for t in top]
     found = {tuple(int(t) for t in c) for c in product(*each)} if len(places) <= 10 else set()
     found.add(drawn)
     weigh = {c: float(np.prod([law[i, t] for i, t in enumerate(c)])) for c in found}

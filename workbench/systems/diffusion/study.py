@@ -41,7 +41,7 @@ def setting_of(rule: Rule) -> float:
 def compare(
     problem: Problem, temperature: float, block_length: int | None, seed: int, step: Step
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return the groups `curve/accuracy` and `curve/oracle`: every rule at every setting, on the same prompts.
+    """Return the groups `curve/rules` and `curve/oracle`: every rule at every setting, on the same prompts.
 
     Speed is the mean over samples of decided tokens over rounds; accuracy in per cent with Wilson's 95 % interval.
     """
@@ -65,7 +65,7 @@ def compare(
     parts = [rows(name, *np.array(points).T) for name, points in found.items()]
     parts += ideal_curves(problem, temperature) + reported_curves(problem.task)
     return {
-        "curve/accuracy": joined(parts),
+        "curve/rules": joined(parts),
         "curve/oracle": oracle(problem, np.array(threshold_right), np.array(threshold_rounds)),
     }
 
@@ -115,8 +115,7 @@ def lost_bits(entropies: np.ndarray, schedule: list[list[int]]) -> dict[str, dic
     steps = rows("this schedule", np.arange(1, len(lost) + 1), np.maximum(lost, 0.0), setting=[len(g) for g in schedule])
     per_token, before = [], 0
     for t, group in enumerate(schedule):
-        for i in group:
-            per_token.append((i + 1, entropies[before | 1 << i] - entropies[before], t + 1))
+        per_token += [(i + 1, entropies[before | 1 << i] - entropies[before], t + 1) for i in group]
         before |= laws.bitmask(group)
     place, alone, step = np.array(per_token).T
     tokens = rows("entropy of each token when it is decided", place, alone, setting=step)
