@@ -317,6 +317,45 @@ def is_right(task: str, prompt: Sequence[int], answer: Sequence[int]) -> bool:
     return any(ids == row for row in support(task, prompt).tolist())
 
 
+def can_be_right(task: str, prompt: Sequence[int], state: Sequence[int]) -> bool:
+    """Return whether a right answer agrees with all visible tokens of a state (`<mask>` where hidden, `<eos>` at the end)."""
+    length = answer_length(task, size_of(prompt))
+    seen = [(i, int(t)) for i, t in enumerate(state) if int(t) != MASK_ID]
+    if any(t != EOS_ID for i, t in seen if i >= length) or any(t == EOS_ID for i, t in seen if i < length):
+        return False
+    seen = [(i, t) for i, t in seen if i < length]
+    if task == "shuffle":
+        visible, items = [t for _, t in seen], {int(i) for i in prompt[2:-1]}
+        return len(set(visible)) == len(visible) and set(visible) <= items
+    if task == "sentences":
+        return _fits_story(prompt, dict(seen))
+    rows = [_sum_answer(prompt)] if task == "arithmetic" else support(task, prompt).tolist()
+    return any(all(row[i] == t for i, t in seen) for row in rows)
+
+
+def size_of(prompt: Sequence[int]) -> int:
+    """Return the items, steps or sentences of an exercise."""
+    task = VOCABULARY[prompt[0]]
+    if task == "sentences":
+        return _LENGTHS.index(VOCABULARY[prompt[2]]) + 1
+    return len(prompt) - (5 if task == "arithmetic" else 3)
+
+
+def _fits_story(prompt: Sequence[int], seen: dict[int, int]) -> bool:
+    noun = next(i for i, row in enumerate(_NOUNS) if row[0] == VOCABULARY[prompt[1]])
+    frame = _story(noun, size_of(prompt), np.random.default_rng(0))
+    free: set[int] = set()
+    before: list[tuple[str, ...]] = []
+    for at, options, differs in story_law(prompt):
+        places = range(at, at + len(options[0]))
+        free |= set(places)
+        fits = [o for o in options if all(seen.get(i, ID[w]) == ID[w] for i, w in zip(places, o, strict=True))]
+        if not fits or (differs and len(fits) == 1 and fits == before):
+            return False
+        before = fits
+    return all(frame[i] == t for i, t in seen.items() if i not in free)
+
+
 def _sum_answer(prompt: Sequence[int]) -> list[int]:
     value = 10 * (int(prompt[2]) - _FIRST_DIGIT) + int(prompt[3]) - _FIRST_DIGIT
     out: list[int] = []
@@ -327,7 +366,7 @@ def _sum_answer(prompt: Sequence[int]) -> list[int]:
 
 
 def _is_story(prompt: Sequence[int], ids: list[int]) -> bool:
-    size = _LENGTHS.index(VOCABULARY[prompt[2]]) + 1
+    size = size_of(prompt)
     if len(ids) != answer_length("sentences", size):
         return False
     noun = next(i for i, row in enumerate(_NOUNS) if row[0] == VOCABULARY[prompt[1]])

@@ -37,7 +37,7 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
         {"type": "bar", "name": "revealed: what the step's tokens are worth together", "x": x.tolist(), "y": revealed.tolist(), "marker": house.solid(theme, "accepted"), "hovertemplate": "step %{x}: %{y:.3f} bits revealed<extra></extra>"},
         {
             "type": "bar", "name": "lost: their total correlation", "x": x.tolist(), "y": lost.tolist(), "base": revealed.tolist(),
-            "marker": house.solid(theme, "rejected") | {"pattern": {"shape": "x", "size": 6, "solidity": 0.2, "fgcolor": d.background}},
+            "marker": house.solid(theme, "rejected") | {"pattern": {"shape": "x", "size": 6, "solidity": 0.2, "fgcolor": d.background, "fillmode": "overlay"}},
             "hovertemplate": "step %{x}: %{y:.3f} bits lost<extra></extra>",
         },
         {"type": "scatter", "mode": "lines+markers", "name": "least of any schedule of T steps", "x": np.arange(1, len(least) + 1).tolist(), "y": least.tolist(), "xaxis": "x2", "yaxis": "y2", "line": {"color": d.line("target"), "width": 2}, "marker": {"size": 7}, "hovertemplate": "%{x} steps: at least %{y:.3f} bits<extra></extra>"},

@@ -45,10 +45,9 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     for i, name in enumerate(dots.names):
         x, y, low, _ = dots[name]
         meaning = ("chosen", "accepted")[i % 2] if len(dots.names) > 1 else "accepted"
-        below = np.isfinite(low) & (y < low - 1e-9)
         data.append({
             "type": "scatter", "mode": "markers", "name": "explore, then exploit" if name == "ete" else name, "x": x.tolist(), "y": (y + jitter.uniform(-0.16, 0.16, len(y))).tolist(),
-            "marker": {"size": 8, "symbol": ("star", "circle")[i % 2], "opacity": 0.65, "color": d.fill(meaning), "line": {"width": [2 if b else 0.4 for b in below], "color": d.text}},
+            "marker": {"size": 8, "symbol": ("star", "circle")[i % 2], "opacity": 0.65, "color": d.fill(meaning), "line": {"width": 0.6, "color": d.background}},
             "customdata": list(zip(y.tolist(), np.round(low, 2).tolist(), strict=True)),
             "hovertemplate": "%{x:.2f} nat in %{customdata[0]} rounds<br>corrected bound %{customdata[1]}<extra></extra>",
         })  # fmt: skip
@@ -58,7 +57,7 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
         "height": 420, "showlegend": True,
         "xaxis": {"range": [0, float(dots.x.max(initial=1.0)) * 1.05], "title": {"text": dots.label("x") + ("" if exact else ", estimated token by token")}},
         "yaxis": {"range": [0, top], "title": {"text": "rounds (dots spread a little)"}},
-        "annotations": [] if exact else [note("a trained model has no single joint law: -ln p is an estimate", theme, x=0.99, y=0.02)],
+        "annotations": [] if exact else [note("a trained model has no single joint law: -ln p is an estimate", theme, x=0.01, y=0.99, anchor="left")],
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "bits_rounds"))
 
@@ -101,7 +100,7 @@ VIEW = View(
     reading=(
         "Each mark is one text: to the right more information, up more rounds. The lines are the least rounds of a decoder that decides only what it "
         "trusts: solid by joint information, dashed by the tokens' own. Rounds that decide one token because nothing was trusted lie outside the theorem and "
-        "are counted by themselves in the corrected bound (on hover); marks under it have a dark rim. Exploring may go under: it breaks the assumption on purpose. "
+        "are counted by themselves in the corrected bound (on hover). Exploring may go under: it breaks the assumption on purpose. "
         "Grey lines: f above 1, where there is no theorem."
     ),
     draw=draw,

@@ -13,14 +13,15 @@ from workbench.views.common import Spec, check_step, has, plural, revision, tabl
 if TYPE_CHECKING:
     from workbench.record import Record
 
-COLUMNS, LINE_PIXELS = 66, 31
+#: Letters in a line of a long answer and of a short one, and the pixels of a line; short answers are set larger.
+WIDEST, NARROWEST = 66, 30
 HIDDEN = "·"
 
 
 class Panel:
     """One decoder's answer as a grid of boxes: line and left edge of each token, its size, and when it was decided."""
 
-    def __init__(self, record: Record, group: str, first_line: float) -> None:
+    def __init__(self, record: Record, group: str, first_line: float, columns: int = WIDEST) -> None:
         self.group = group
         self.pieces = texts(record, group, "piece")
         self.commit = record.column(group, "commit_round")
@@ -31,7 +32,7 @@ class Panel:
         self.information = at_positions(record, group, "information", np.nan)
         self.shown = [house.token(p, 12) for p in self.pieces]
         self.size = np.array([max(2.0, house.width(s) + 0.9) for s in self.shown])
-        self.left, line = wrap(self.size)
+        self.left, line = wrap(self.size, columns)
         self.line = first_line + line
         self.lines = int(line.max(initial=0)) + 1
 
@@ -43,7 +44,7 @@ def at_positions(record: Record, group: str, name: str, default: Any) -> np.ndar
     return np.full(len(record.column(group, "commit_round")), default)
 
 
-def wrap(size: np.ndarray, columns: int = COLUMNS) -> tuple[np.ndarray, np.ndarray]:
+def wrap(size: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (left edge, line) of boxes of these widths, set like words in lines."""
     left, line, at, row = [], [], 0.0, 0
     for width in size:
@@ -53,6 +54,12 @@ def wrap(size: np.ndarray, columns: int = COLUMNS) -> tuple[np.ndarray, np.ndarr
         line.append(row)
         at += width + 0.35
     return np.array(left), np.array(line)
+
+
+def letters_in_a_line(record: Record) -> int:
+    """Return how many letters a line of the film holds: few for a short answer, which is then set larger."""
+    sizes = [max(2.0, house.width(house.token(p, 12)) + 0.9) + 0.35 for p in texts(record, "unmasking", "piece")]
+    return int(np.clip(sum(sizes) + 1, NARROWEST, WIDEST))
 
 
 def shown_group(record: Record) -> str:
@@ -68,22 +75,24 @@ def draw(record: Record, *, step: int | None = None, theme: str = "light", title
     """
     step = _step(record, step)
     d, attrs = house.design(theme), record.group_attrs("unmasking")
-    prompt = _Prompt(str(attrs.get("prompt", "")))
-    mine = Panel(record, shown_group(record), prompt.lines + 1.3)
+    columns = letters_in_a_line(record)
+    scale = min(1.5, (WIDEST / columns) ** 0.6)
+    prompt = _Prompt(str(attrs.get("prompt", "")), columns, 12.5 * scale)
+    mine = Panel(record, shown_group(record), prompt.lines + 1.3, columns)
     panels = [mine]
     if "film/baseline" in record:
-        panels.append(Panel(record, "film/baseline", mine.line.max(initial=0) + 2.6))
+        panels.append(Panel(record, "film/baseline", mine.line.max(initial=0) + 2.6, columns))
     most = max(p.rounds for p in panels)
     data = prompt.traces(d)
     notes = [_heading(_name(attrs, "rule"), mine, step, mine.line[0] - 0.95, d)] if len(mine.line) else []
     if len(panels) > 1:
         notes.append(_heading(_name(attrs, "baseline"), panels[1], step, panels[1].line[0] - 0.95, d))
     for panel in panels:
-        data += _boxes(panel, step, most, d, theme)
+        data += _boxes(panel, step, most, d, theme, 13 * scale)
     bottom = max(float(p.line.max(initial=0)) for p in panels) + 0.8
     layout = {
-        "height": int(60 + LINE_PIXELS * bottom), "showlegend": False, "annotations": notes, "bargap": 0,
-        "xaxis": {"visible": False, "range": [-0.6, COLUMNS + 2], "fixedrange": True},
+        "height": int(50 + 31 * scale * bottom), "showlegend": False, "annotations": notes, "bargap": 0,
+        "xaxis": {"visible": False, "range": [-0.6, columns + 2], "fixedrange": True},
         "yaxis": {"visible": False, "range": [bottom, -0.7], "fixedrange": True},
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "commit_film"))
@@ -104,11 +113,12 @@ def _name(attrs: dict[str, Any], key: str) -> str:
 class _Prompt:
     """The prompt, in small grey boxes above the answer."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, columns: int, size: float) -> None:
+        self.font = size
         self.shown = [house.token(p, 14) for p in text.split(" ") if p] if text.strip() else []
-        size = np.array([max(2.0, house.width(s) + 0.6) for s in self.shown])
-        self.size = size
-        self.left, self.line = wrap(size) if len(size) else (np.zeros(0), np.zeros(0))
+        boxes = np.array([max(2.0, house.width(s) + 0.6) for s in self.shown])
+        self.size = boxes
+        self.left, self.line = wrap(boxes, columns) if len(boxes) else (np.zeros(0), np.zeros(0))
         self.lines = int(self.line.max(initial=-1)) + 1
 
     def traces(self, d: house.Design) -> list[Spec]:
@@ -116,7 +126,7 @@ class _Prompt:
             return []
         return [{
             "type": "scatter", "mode": "text", "name": "prompt", "x": (self.left + self.size / 2).tolist(), "y": self.line.tolist(),
-            "text": [house.escape(s, quote=False) for s in self.shown], "textfont": {"family": house.MONO, "size": 12.5, "color": d.muted},
+            "text": [house.escape(s, quote=False) for s in self.shown], "textfont": {"family": house.MONO, "size": self.font, "color": d.muted},
             "hoverinfo": "skip", "cliponaxis": False,
         }]  # fmt: skip
 
@@ -137,7 +147,7 @@ def _heading(name: str, panel: Panel, step: int, y: float, d: house.Design) -> S
     }
 
 
-def _boxes(panel: Panel, step: int, most: int, d: house.Design, theme: str) -> list[Spec]:
+def _boxes(panel: Panel, step: int, most: int, d: house.Design, theme: str, font: float) -> list[Spec]:
     """Return one bar for each token (colour by round, hatched where estimated), its text, and rings around the newest."""
     visible = panel.commit <= step
     share = np.clip(panel.commit, 0, None) / max(1, most - 1)
@@ -161,7 +171,7 @@ def _boxes(panel: Panel, step: int, most: int, d: house.Design, theme: str) -> l
     letters = {
         "type": "scatter", "mode": "text", "x": (panel.left + panel.size / 2).tolist(), "y": panel.line.tolist(), "hoverinfo": "skip", "cliponaxis": False,
         "text": [house.escape(s, quote=False) if v else HIDDEN for s, v in zip(panel.shown, visible, strict=True)],
-        "textfont": {"family": house.MONO, "size": 13, "color": inks}, "name": "tokens",
+        "textfont": {"family": house.MONO, "size": font, "color": inks}, "name": "tokens",
     }  # fmt: skip
     marks = {
         "type": "scatter", "mode": "markers", "name": "marks", "hoverinfo": "skip", "cliponaxis": False,

@@ -67,9 +67,9 @@ def _trusted(record: Record, trigger: float, data: list[Spec], theme: str) -> tu
     for where, meaning, name in ((~poor, "accepted", "trusted enough"), (poor, "rejected", "too few: explore next")):
         marker = house.solid(theme, meaning)
         if meaning == "rejected":
-            marker |= {"pattern": {"shape": "x", "size": 6, "solidity": 0.2, "fgcolor": d.background}}
+            marker |= {"pattern": {"shape": "x", "size": 6, "solidity": 0.2, "fgcolor": d.background, "fillmode": "overlay"}}
         # A round that trusted nothing still shows as a sliver, so that the eye can count it.
-        data.append({"type": "bar", "name": name, "x": x[where].tolist(), "y": np.maximum(confident[where], 0.06).tolist(), "xaxis": "x2", "yaxis": "y2", "marker": marker, "customdata": confident[where].tolist(), "hovertemplate": "round %{x}: %{customdata} trusted<extra></extra>"})  # fmt: skip
+        data.append({"type": "bar", "width": 0.72, "name": name, "x": x[where].tolist(), "y": np.maximum(confident[where], 0.06).tolist(), "xaxis": "x2", "yaxis": "y2", "marker": marker, "customdata": confident[where].tolist(), "hovertemplate": "round %{x}: %{customdata} trusted<extra></extra>"})  # fmt: skip
     line = {
         "type": "line",
         "xref": "x2 domain",

@@ -37,10 +37,10 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
                 "line": {"color": d.line(meaning), "width": 2, "dash": dash}, "marker": {"symbol": symbol, "size": 8, "color": d.line(meaning)},
                 "hovertemplate": f"{house.escape(name)}, f = %{{x:g}}<br>{label}: %{{y:.2f}}<extra></extra>",
             })  # fmt: skip
-        left = i * 0.36
+        left = i * 0.37
         top = float(curves.y.max(initial=1.0)) * 1.1
         layout[f"xaxis{axis}"] = {
-            "domain": [left, left + 0.28],
+            "domain": [left, left + 0.26],
             "range": [0, 2.05],
             "title": {"text": "factor f"},
             "anchor": f"y{axis}",

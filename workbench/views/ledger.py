@@ -33,8 +33,8 @@ def draw(record: Record, *, step: int | None = None, theme: str = "light", title
         if where.any():
             marker = house.solid(theme, meaning)
             if kind == "fallback":
-                marker |= {"pattern": {"shape": "x", "size": 6, "solidity": 0.2, "fgcolor": d.background}}
-            data.append({"type": "bar", "name": kind, "x": x[where].tolist(), "y": marginal[where].tolist(), "marker": marker, "customdata": (x[where] - 1).tolist(), "hovertemplate": f"round %{{x}}, {kind}: %{{y:.3f}} nat<extra></extra>"})  # fmt: skip
+                marker |= {"pattern": {"shape": "x", "size": 6, "solidity": 0.2, "fgcolor": d.background, "fillmode": "overlay"}}
+            data.append({"type": "bar", "width": 0.72, "name": kind, "x": x[where].tolist(), "y": marginal[where].tolist(), "marker": marker, "customdata": (x[where] - 1).tolist(), "hovertemplate": f"round %{{x}}, {kind}: %{{y:.3f}} nat<extra></extra>"})  # fmt: skip
     shown = np.where(np.isfinite(budget) & np.isin(kinds, ("exploit", "explore")), budget, np.nan)
     data.append({
         "type": "scatter", "mode": "markers", "name": "budget of so many tokens, jointly", "x": x.tolist(), "y": [None if v != v else float(v) for v in shown],

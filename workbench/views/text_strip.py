@@ -173,7 +173,8 @@ def caption(record: Record, *, step: int | None = None) -> str:
     sources, steps, pieces = columns(record, "text", "source", "step", "piece")
     if step is not None:
         check(record, step)
-        mine = "".join(house.token(str(p), 40) for p in pieces[steps == step])
+        between = str(record.group_attrs("text").get("words", ""))
+        mine = between.join(house.token(str(p), 40) for p in pieces[steps == step])
         if (sources[steps == step] == "differs").any():
             return f"The dense run's token {step + 1}, “{mine}”: this run would write another."
         if (sources[steps == step] == "agrees").any():

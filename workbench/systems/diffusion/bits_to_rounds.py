@@ -40,7 +40,7 @@ from workbench.systems.diffusion.rules import RULES, Rule
 from workbench.tape import NullTape, Tape
 
 LIVE = ("factor", "gamma", "block_length", "window", "candidates", "trigger", "explore_weight")
-SAMPLES_TOLD = 400  # samples whose information is computed
+SAMPLES_TOLD = 100  # samples whose information is computed
 
 
 class BitsToRounds(System):

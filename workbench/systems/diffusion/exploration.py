@@ -18,10 +18,10 @@ from workbench.tape import NullTape, Tape
 if TYPE_CHECKING:
     from workbench.systems.diffusion.bits_to_rounds import BitsToRounds
 
-FACTORS = (0.25, 0.5, 0.75, 1.0, 1.4, 1.9)
+FACTORS = (0.1, 0.4, 1.0, 1.4, 1.9)
 CANDIDATES = (1, 2, 4, 8)
 KNEE = (1, 2, 3, 4, 6, 8, 12, 16)
-SWEPT = 100  # samples of each setting of the sweep
+SWEPT = 48  # samples of each setting of the sweep
 
 
 def first_of(out: Decoded, count: int) -> Decoded:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.data import parallel_tasks as tasks
 from workbench.meters import wilson, write_meter
 from workbench.record import Record
 from workbench.systems.diffusion import bounds
@@ -72,14 +73,16 @@ def write_film(tape: Tape, problem: Problem, out: Decoded, group: str = "unmaski
 def right_so_far(problem: Problem, out: Decoded) -> np.ndarray:
     """Return, for each position of the first sample, whether its round left a state from which a right answer can be reached.
 
-    Exact where the law is enumerated; elsewhere the whole answer's verdict for every position.
+    True where nothing can be wrong (real text).
     """
-    length = out.tokens.shape[1]
-    if problem.table is None:
-        return np.full(length, bool(problem.right(out.tokens[:1])[0]))
     rounds = int(out.rounds[0])
     states = np.stack([out.states(r + 1)[0] for r in range(rounds)]) if rounds else out.tokens[:1]
-    possible = np.isfinite(problem.table.log_evidence(states))
+    if problem.table is not None:
+        possible = np.isfinite(problem.table.log_evidence(states))
+    elif problem.task:
+        possible = np.array([tasks.can_be_right(problem.task, problem.prompts[0], state) for state in states])
+    else:
+        return np.ones(out.tokens.shape[1], bool)
     return np.where(out.commit_round[0] >= 0, possible[np.maximum(out.commit_round[0], 0)], True)
 
 
@@ -124,7 +127,7 @@ def write_text(tape: Tape, problem: Problem, out: Decoded) -> None:
         step=np.r_[np.full(len(prompt), -1), out.commit_round[0]].astype(np.int32),
         source=np.array(["prompt"] * len(prompt) + ["prompt" if g else "unmasked" for g in given], dtype=object),
     )
-    tape.describe("text", words=" ")
+    tape.describe("text", words=" " if problem.task or problem.table is not None else "")
 
 
 # ---- why a round broke -----------------------------------------------------------------------------------------------
