@@ -70,8 +70,6 @@ def draw(record: Record, *, step: int | None = None, theme: str = "light", title
 
 def _level(record: Record, d: house.Design, theme: str) -> tuple[list[Spec], list[Spec]]:
     """Return the line of f, the most that a trusting round reveals token by token."""
-    if "curve/bounds" not in record:
-        return [], []
     f = float(Curves(record, "curve/bounds")["f"][1][0])
     line = {
         "type": "line",
@@ -111,7 +109,7 @@ def say(record: Record, *, step: int | None = None) -> str:
 
 VIEW = View(
     name="ledger",
-    groups=("rounds",),
+    groups=("rounds", "curve/bounds"),
     question="What did each round reveal, and what was it allowed to?",
     reading=(
         "Above, a bar for each round: the information of its tokens, each by itself, in nats. Green: decided because trusted. Orange: with a token explored "

@@ -53,7 +53,8 @@ def draw(record: Record, *, step: int | None = None, theme: str = "light", title
         marker = (
             house.solid(theme, meaning)
             if good
-            else house.solid(theme, meaning) | {"pattern": {"shape": "x", "size": 6, "solidity": 0.25, "fgcolor": d.background, "fillmode": "overlay"}}
+            else house.solid(theme, meaning)
+            | {"pattern": {"shape": "x", "size": 6, "solidity": 0.25, "fgcolor": d.background, "fillmode": "overlay"}}
         )
         data.append({
             "type": "bar", "orientation": "h", "name": name, "x": probability[rows].tolist(), "y": y[possible == good].tolist(), "xaxis": "x2", "yaxis": "y2", "marker": marker,

@@ -138,25 +138,29 @@ class BitsToRounds(System):
         self.prepare()
         self.decode(NullTape(), self.stepper(), self._problem.first(2))
 
-    @property
-    def largest_set(self) -> int:
-        """The most tokens that a round may decide: n of the bounds."""
-        return min(self._problem.hidden, self.block_length * (1 + self.window))
+    def largest_set(self, hidden: int) -> int:
+        """Return the most tokens that a round may decide of so many: n of the bounds."""
+        return min(hidden, self.block_length * (1 + self.window))
 
     def base_rule(self) -> Rule:
         """Return the rule that the decoder exploits with."""
         name = "factor" if self.rule == "ete" else self.rule
         return Rule(name, self.k, self.gamma, self.factor, self.entropy_bound, self.compat)
 
-    def stepper(self, *, explores: bool | None = None, seed: int = 1, **changes: Any) -> Plain:
+    def stepper(self, *, explores: bool | None = None, problem: Problem | None = None, **changes: Any) -> Plain:
         """Return what decides a round: with exploration for "ete", plain else; `changes` are fields of the explorer."""
-        problem, rng = self._problem, np.random.default_rng([self.seed, seed])
+        problem, rng = problem or self._problem, np.random.default_rng([self.seed, 1])
         shared = {"temperature": self.temperature, "block_length": self.block_length, "window": self.window}
         rule = changes.pop("rule", self.base_rule())
         if not (self.rule == "ete" if explores is None else explores):
             return Plain(problem.canvas, rule, rng, **shared)
         chosen = {"candidates": self.candidates, "trigger": self.trigger, "explore_weight": self.explore_weight}
         return Explorer(problem.canvas, rule, rng, **shared, **(chosen | changes), position_score=self.explore_score)
+
+    def rival(self, problem: Problem) -> Plain:
+        """Return the baseline: the rule without exploration, or one token a round where there is none to leave out."""
+        changes = {} if self.rule == "ete" else {"rule": Rule("static", 1)}
+        return self.stepper(explores=False, problem=problem, **changes)
 
     def decode(self, tape: NullTape, stepper: Plain, problem: Problem | None = None, phase: str = "") -> Decoded:
         """Return what a stepper writes."""
@@ -170,8 +174,7 @@ class BitsToRounds(System):
         out = self.decode(quiet, self.stepper(), phase="decoding")
         told = problem.first(min(len(problem.start), SAMPLES_TOLD))
         name = f"{self.base_rule().name} rule alone" if self.rule == "ete" else "one token a round"
-        rival = self.stepper(explores=False) if self.rule == "ete" else self.stepper(explores=False, rule=Rule("static", 1))
-        base = self.decode(quiet, rival, told, phase="baseline")
+        base = self.decode(quiet, self.rival(told), told, phase="baseline")
         if not isinstance(tape, Tape):
             return
         if problem.table is not None:
@@ -193,7 +196,8 @@ class BitsToRounds(System):
             "unmasking", task=problem.task, model=problem.name, rule=self.rule, baseline=name, prompt=" ".join(problem.prompt_pieces),
             block_length=self.block_length, hidden=problem.hidden, **live,
         )  # fmt: skip
-        exploration.write_scatter(tape, self, {self.rule: (part, ours), name: (base, theirs)}, told)
+        parts = [(told, {self.rule: (part, ours), name: (base, theirs)})]
+        exploration.write_scatter(tape, self, parts + (exploration.smaller(self, name) if self.study else []))
         read = problem.canvas.prefix + problem.canvas.length
         report.write_costs(tape, out, base, read, self.machine, name)
         if problem.judge is not None:
@@ -208,29 +212,15 @@ class BitsToRounds(System):
         """Return film, bounds and costs for the present live knobs."""
         attrs = record.group_attrs("unmasking")
         moved = [n for n in LIVE if attrs.get(f"run_{n}") != getattr(self, n)]
-        used = {n for n in moved if n != "gamma" or self.rule == "threshold"} - (
-            set() if self.rule != "factor" else {"candidates", "trigger", "explore_weight"}
-        )
-        rule = Rule(
-            "factor" if attrs.get("rule") == "ete" else str(attrs.get("rule", "factor")),
-            self.k,
-            self.gamma,
-            self.factor,
-            self.entropy_bound,
-            self.compat,
-        )
-        groups = report.replayed(
-            record, rule, self.block_length, self.window, not used & {"factor", "gamma", "block_length", "window"}, self.seed
-        )
+        idle = ("candidates", "trigger", "explore_weight") if self.rule != "ete" else ()
+        used = {n for n in moved if n not in idle and (n != "gamma" or self.rule == "threshold")}
+        name = "factor" if attrs.get("rule") == "ete" else str(attrs.get("rule", "factor"))
+        rule = Rule(name, self.k, self.gamma, self.factor, self.entropy_bound, self.compat)
+        same = not used & {"factor", "gamma", "block_length", "window"}
+        groups = report.replayed(record, rule, self.block_length, self.window, same, self.seed)
         groups |= exploration.live_bounds(self, record)
         groups |= exploration.live_costs(self, record)
         if "candidates" in record:
             groups["candidates"] = exploration.live_winners(record, self.explore_weight)
         groups["meters"] = report.moved_meters(record, exploration.live_meters(self, record) if used else None)
         return groups
-
-
-def bound_n(record: Record, block_length: int, window: int) -> int:
-    """Return n of the bounds for a recorded run under other blocks."""
-    hidden = int(record.group_attrs("unmasking").get("hidden", 1))
-    return max(1, min(hidden, block_length * (1 + window)))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.data import parallel_tasks as tasks
 from workbench.meters import interleaved
 from workbench.record import Record
-from workbench.systems.diffusion import bounds, report
-from workbench.systems.diffusion.decode import FALLBACK, Decoded, Information, Plain
+from workbench.systems.diffusion import bounds, problems, report
+from workbench.systems.diffusion.decode import FALLBACK, Decoded, Information, Plain, information
 from workbench.systems.diffusion.problems import Problem
 from workbench.systems.diffusion.rules import Rule
 from workbench.tape import NullTape, Tape
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FACTORS = (0.1, 0.4, 1.0, 1.4, 1.9)
 CANDIDATES = (1, 2, 4, 8)
 KNEE = (1, 2, 3, 4, 6, 8, 12, 16)
+SHORTER = 30  # samples of each shorter size in the scatter
 SWEPT = 48  # samples of each setting of the sweep
 
 
@@ -42,37 +43,45 @@ def corrected_bound(out: Decoded, told: Information, n: int, factor: float) -> n
     )
 
 
-def write_scatter(tape: Tape, system: BitsToRounds, runs: Mapping[str, tuple[Decoded, Information]], told: Problem) -> None:
+Runs = dict[str, tuple[Decoded, Information]]
+
+
+def smaller(system: BitsToRounds, name: str) -> list[tuple[Problem, Runs]]:
+    """Return the same decoders on shorter exercises, so that texts of less information stand in the scatter."""
+    problem = system._problem
+    found: list[tuple[Problem, Runs]] = []
+    for size in range(1, problem.size) if problem.task else ():
+        if tasks.answer_length(problem.task, size) < 2:
+            continue
+        part = problems.make(system.model, problem.task, size, SHORTER, system.seed)
+        ours = system.decode(NullTape(), system.stepper(problem=part), part)
+        theirs = system.decode(NullTape(), system.rival(part), part)
+        found.append(
+            (part, {system.rule: (ours, information(part.canvas, ours)), name: (theirs, information(part.canvas, theirs))})
+        )
+    return found
+
+
+def write_scatter(tape: Tape, system: BitsToRounds, parts: list[tuple[Problem, Runs]]) -> None:
     """Write one point a sample: information of the text, rounds it took; `y_low` is the corrected bound of the factor rule."""
-    parts, facts = [], []
-    for name, (out, told_by) in runs.items():
-        bound = np.full(len(out.rounds), np.nan)
-        if system.factor <= 1 and system.base_rule().name == "factor":
-            bound = corrected_bound(out, told_by, system.largest_set, system.factor)
-        parts.append(report.rows(name, told_by.total, out.rounds, bound))
-        fell = out.kind == FALLBACK
-        facts.append((told_by.marginal.sum(0), fell.sum(0), (told_by.joint * fell).sum(0), (told_by.marginal * fell).sum(0)))
-    tape.write("curve/rounds", **report.joined(parts))
-    tape.describe(
-        "curve/rounds",
-        x_label="information of the text, -ln p (nat)",
-        y_label="rounds",
-        exact=bool(told.canvas.exact),
-        rule=system.rule,
-    )
-    columns = [np.concatenate(column) for column in zip(*facts, strict=True)]
-    for name, values in zip(("marginal", "fallbacks", "fallback_joint", "fallback_marginal"), columns, strict=True):
-        tape.write("curve/facts", **report.rows(name, np.arange(len(values)), values))
-    tape.describe("curve/facts", x_label="sample, in the order of curve/rounds", y_label="nat, or rounds")
+    bounded = system.factor <= 1 and system.base_rule().name == "factor"
+    rows = []
+    for name in parts[0][1]:
+        for problem, runs in parts:
+            out, told = runs[name]
+            n = system.largest_set(problem.hidden)
+            least = corrected_bound(out, told, n, system.factor) if bounded else np.full(len(out.rounds), np.nan)
+            rows.append(report.rows(name, told.total, out.rounds, least, setting=problem.size))
+    tape.write("curve/rounds", **report.joined(rows))
+    exact = bool(parts[0][0].canvas.exact)
+    tape.describe("curve/rounds", x_label="information of the text, -ln p (nat)", y_label="rounds", exact=exact, rule=system.rule)
 
 
 def live_bounds(system: BitsToRounds, record: Record) -> dict[str, dict[str, np.ndarray]]:
     """Return `curve/bounds`: the theorem's two lines and the threshold's, for the present f, gamma, block and window."""
-    from workbench.systems.diffusion.bits_to_rounds import bound_n
-
     x = record.column("curve/rounds", "x")
     end = float(np.max(x, initial=1.0)) * 1.05
-    nats, n = np.linspace(0, end, 25), bound_n(record, system.block_length, system.window)
+    nats, n = np.linspace(0, end, 25), system.largest_set(int(record.group_attrs("unmasking").get("hidden", 1)))
     joint, marginal = float(bounds.joint_budget(n, system.factor)), system.factor
     parts = [
         report.rows("joint bound", nats, nats / joint if joint > 0 else np.nan, setting=joint),

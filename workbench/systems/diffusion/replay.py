@@ -16,13 +16,18 @@ from workbench.systems.diffusion.rules import Look, Rule, window_of
 
 @dataclass(frozen=True)
 class Trace:
-    """The recorded looks of one sample: (R, n) arrays, NaN or -1 where a position was not hidden; `commit_round` (n,)."""
+    """The recorded looks of one sample: (R, n) arrays, NaN or -1 where a position was not hidden; `commit_round` (n,).
+
+    `explored` (n,) bool: decided on purpose. What a candidate's own look showed is not recorded, so a replay repeats the
+    whole decision of an exploring round.
+    """
 
     confidence: np.ndarray
     entropy: np.ndarray
     margin: np.ndarray
     top1: np.ndarray
     commit_round: np.ndarray
+    explored: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,10 @@ def replay(trace: Trace, rule: Rule, block_length: int | None = None, window: in
         at = source if source >= 0 and first < 0 else _nearest(known, int(hidden.sum()))
         look = _look(trace, last, at, hidden)
         chosen, fell = rule.choose(look, window_of(hidden[None], block_length, window), rng)
+        repeated = given == at
+        if (trace.explored & repeated & hidden).any():
+            first = now if first < 0 else first
+            chosen = (repeated & hidden)[None]
         commit[chosen[0]] = now
         guessed[chosen[0]] = first >= 0
         hidden = hidden & ~chosen[0]

@@ -268,7 +268,9 @@ def trace_of(record: Record) -> Trace:
     column = lambda name: record.column("unmasking", name)  # noqa: E731
     confidence = column("confidence").astype(np.float64)
     margin = column("margin").astype(np.float64)
-    return Trace(confidence, column("entropy").astype(np.float64), margin, column("top1"), column("commit_round"))
+    return Trace(
+        confidence, column("entropy").astype(np.float64), margin, column("top1"), column("commit_round"), column("explored")
+    )
 
 
 def replayed(
