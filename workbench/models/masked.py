@@ -137,7 +137,7 @@ class HubCanvas:
         import torch
 
         ids = torch.cat([self._prompts[torch.from_numpy(rows)], torch.from_numpy(x)], 1)
-        logits = self.net.aligned_logits(ids)[:, self.prefix :].float()
+        logits = self.net.aligned_logits(ids)[:, self.prefix :].float().clone()
         logits[..., self.mask_id] = -torch.inf
         return logits.cpu().numpy()
 

@@ -122,7 +122,7 @@ def _table(table: TableDLM, name: str, samples: int) -> Problem:
 
 def _chain(loaded: Any, samples: int, text: str, length: int) -> Problem:
     chain: ChainDLM = loaded.model
-    before = chain.encode(text or DEFAULT_TEXT)
+    before = chain.encode(text)
     if len(before) < 2:
         raise InputError(expected("text", "at least two characters", repr(text)))
     prompts = np.repeat(np.array([before]), samples, 0)
