@@ -228,9 +228,7 @@ def _by_hand(weights: dict[str, Any], ids: Any) -> Any:
     cos, sin = (torch.cat([f(angle)] * 2, -1) for f in (torch.cos, torch.sin))
     for i in range(2):
         w = {n.rsplit(".", 2)[1]: v for n, v in weights.items() if f"blocks.{i}." in n}
-        q, k, v = (
-            (norm(x) @ w[n].T).view(batch, length, 4, 8).transpose(1, 2) for n in ("q_proj", "k_proj", "v_proj")
-        )
+        q, k, v = ((norm(x) @ w[n].T).view(batch, length, 4, 8).transpose(1, 2) for n in ("q_proj", "k_proj", "v_proj"))
         q, k = (t * cos + torch.cat([-t[..., 4:], t[..., :4]], -1) * sin for t in (q, k))
         mixed = ((q @ k.mT / 8**0.5).softmax(-1) @ v).transpose(1, 2).reshape(batch, length, width)
         x = x + mixed @ w["attn_out"].T

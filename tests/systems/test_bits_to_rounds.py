@@ -20,7 +20,9 @@ from workbench.systems.diffusion.explore import Explorer
 from workbench.systems.diffusion.rules import Rule
 
 
-def written(model: TableDLM, factor: float, temperature: float, seed: int, samples: int = 1, **more: Any) -> tuple[Decoded, Information]:
+def written(
+    model: TableDLM, factor: float, temperature: float, seed: int, samples: int = 1, **more: Any
+) -> tuple[Decoded, Information]:
     """Return what the factor rule writes on a table, and the information it reveals."""
     canvas = ExactCanvas(model, model.length, samples)
     start = np.full((samples, model.length), model.mask_id)

@@ -246,7 +246,9 @@ def record() -> Record:
 
 def test_a_run_writes_the_four_costs_together_and_its_quality(record: Record) -> None:
     names = record.column("meters", "meter").astype(str).tolist()
-    assert {"rounds", "sequences forwarded", "measured time", "GPU time", "tokens a round", "right answers", "bits lost"} <= set(names)
+    assert {"rounds", "sequences forwarded", "measured time", "GPU time", "tokens a round", "right answers", "bits lost"} <= set(
+        names
+    )
     assert record.meter("GPU time")["provenance"] == "predicted"
     assert record.meter("rounds")["value"] == 2
     np.testing.assert_allclose(record.meter("bits lost")["value"], laws.shuffle_loss_bits([2, 2]), atol=1e-9)
@@ -299,7 +301,9 @@ def test_a_replay_with_the_runs_own_rule_is_the_run(record: Record) -> None:
 
 
 def test_replaying_an_unambiguous_run_is_exact_until_the_first_decision_that_differs() -> None:
-    record = wb.run("parallelbench", task="arithmetic", items=4, rule="threshold", gamma=0.9, temperature=0.0, num_samples=20, study=False)
+    record = wb.run(
+        "parallelbench", task="arithmetic", items=4, rule="threshold", gamma=0.9, temperature=0.0, num_samples=20, study=False
+    )
     trace = trace_of(record)
     same = replay(trace, Rule("threshold", gamma=0.9))
     np.testing.assert_array_equal(same.commit_round, trace.commit_round)

@@ -8,7 +8,7 @@ import numpy as np
 
 from workbench import theme as house
 from workbench.views import View
-from workbench.views.common import Curves, Spec, note, plural, revision, table, texts
+from workbench.views.common import Curves, Spec, check_step, note, plural, revision, table, texts
 
 if TYPE_CHECKING:
     from workbench.record import Record
@@ -22,6 +22,8 @@ def draw(record: Record, *, step: int | None = None, theme: str = "light", title
     Args:
         step: round to point at (None: none).
     """
+    if step is not None:
+        check_step(record, "text", step)
     d = house.design(theme)
     kinds = texts(record, "rounds", "kind")
     marginal, joint, budget = (record.column("rounds", n) for n in ("information_marginal", "information_joint", "budget_joint"))
