@@ -33,7 +33,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "g_search": {},
     "atp_llava": {},
     "parallelbench": {},
-    "bits_to_rounds": {},
+    "bits_to_rounds": {"seed": 1},
 }
 
 

@@ -165,7 +165,7 @@ def test_two_tokens_a_round_follow_the_enumerated_law_of_the_sampler() -> None:
     rule = Rule("left-to-right", k=2)
     drawn = decode(canvas, np.full((40_000, 4), model.mask_id), Plain(canvas, rule, np.random.default_rng(0), 1.0)).tokens
     law = laws.sampler_law(model, [[0, 1], [2, 3]])
-    counts = {row: 0 for row in law}
+    counts = dict.fromkeys(law, 0)
     for row in map(tuple, drawn.tolist()):
         counts[row] += 1
     expected = 40_000 * np.array(list(law.values()))

@@ -42,6 +42,7 @@ def draw(record: Record, *, step: int | None = None, theme: str = "light", title
         "type": "scatter", "mode": "markers", "name": "budget of so many tokens, jointly", "x": x.tolist(), "y": [None if v != v else float(v) for v in shown],
         "marker": {"symbol": "line-ew", "size": 18, "line": {"width": 2.5, "color": d.text}}, "hovertemplate": "round %{x}: at most %{y:.3f} nat jointly<extra></extra>",
     })  # fmt: skip
+    data += _threshold(record, d)
     total = np.cumsum(np.nan_to_num(joint))
     data.append({
         "type": "scatter", "mode": "lines+markers", "name": "joint information so far" + ("" if exact else " (estimated)"), "x": np.r_[0, x].tolist(), "y": np.r_[0, total].tolist(), "xaxis": "x2", "yaxis": "y2",
@@ -68,6 +69,20 @@ def draw(record: Record, *, step: int | None = None, theme: str = "light", title
         "xaxis2": {"range": [0.4, max(len(x), 1) + 0.6], "dtick": max(1, len(x) // 12), "anchor": "y2", "title": {"text": "round"}}, "yaxis2": {"domain": [0, 0.34], "range": [0, float(total[-1]) * 1.12 + 1e-3 if len(total) else 1], "title": {"text": "nat in all"}},
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "ledger"))
+
+
+def _threshold(record: Record, d: house.Design) -> list[Spec]:
+    """Return what a fixed threshold would let as many tokens reveal, each by itself: a budget that grows with their number."""
+    curves = Curves(record, "curve/bounds")
+    name = "threshold's budget by round"
+    if name not in curves.names:
+        return []
+    x, y, _, _ = curves[name]
+    gamma = record.column("curve/bounds", "setting")[record.column("curve/bounds", "curve").astype(str) == name][0]
+    return [{
+        "type": "scatter", "mode": "markers", "name": f"as many tokens at a threshold of {gamma:g}", "x": x.tolist(), "y": y.tolist(),
+        "marker": {"symbol": "triangle-down-open", "size": 9, "color": d.muted, "line": {"width": 1.5}}, "hovertemplate": "round %{x}: at most %{y:.3f} nat at the threshold γ<extra></extra>",
+    }]  # fmt: skip
 
 
 def _level(record: Record, d: house.Design, theme: str) -> tuple[list[Spec], list[Spec]]:
@@ -116,7 +131,7 @@ VIEW = View(
     reading=(
         "Above, a bar for each round: the information of its tokens, each by itself, in nats. Green: decided because trusted. Orange: with a token explored "
         "on purpose. Red with crosses: nothing was trusted, the best one was taken. The short black lines are the most that so many trusted tokens can reveal "
-        "jointly, the dashed one is f, the most one by one. Below, the joint information adds up to that of the whole text."
+        "jointly, the dashed one is f, the most one by one; open triangles, what a fixed threshold would allow as many tokens one by one. Below, the joint information adds up to that of the whole text."
     ),
     draw=draw,
     say=say,

@@ -30,17 +30,16 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     """Return one line a rule with Wilson's intervals, the ideal curve, published points, and where the knobs stand."""
     d, curves = house.design(theme), Curves(record, GROUP)
     data = [_line(name, curves, d) for name in curves.names]
-    if "curve/here" in record:
-        here = Curves(record, "curve/here")
-        mine = str(record.group_attrs(GROUP).get("rule", ""))
-        for name in here.names:
-            x, y, _, _ = here[name]
-            own = name == mine
-            data.append({
-                "type": "scatter", "mode": "markers", "name": "your knobs" if own else f"{name} at your knob", "showlegend": own, "x": x.tolist(), "y": y.tolist(),
-                "marker": {"size": 17 if own else 11, "symbol": "circle-open", "color": d.line("selected"), "line": {"width": 3 if own else 1.6}},
-                "hovertemplate": f"{house.escape(name)} at the present knob<br>%{{x:.2f}} tokens a round, %{{y:.1f}} %<extra></extra>",
-            })  # fmt: skip
+    here = Curves(record, "curve/here")
+    mine = str(record.group_attrs(GROUP).get("rule", ""))
+    for name in here.names:
+        x, y, _, _ = here[name]
+        own = name == mine
+        data.append({
+            "type": "scatter", "mode": "markers", "name": "your knobs" if own else f"{name} at your knob", "showlegend": own, "x": x.tolist(), "y": y.tolist(),
+            "marker": {"size": 17 if own else 11, "symbol": "circle-open", "color": d.line("selected"), "line": {"width": 3 if own else 1.6}},
+            "hovertemplate": f"{house.escape(name)} at the present knob<br>%{{x:.2f}} tokens a round, %{{y:.1f}} %<extra></extra>",
+        })  # fmt: skip
     most = max((float(np.nanmax(curves[n][0])) for n in curves.names if "reported" not in n), default=1.0)
     layout = {
         "height": 420, "showlegend": True,
@@ -114,7 +113,7 @@ def say(record: Record) -> str:
 
 VIEW = View(
     name="tokens_accuracy",
-    groups=(GROUP,),
+    groups=(GROUP, "curve/here"),
     question="What does each rule pay for its speed?",
     reading=(
         "Each line is an unmasking rule at several settings, measured on the same prompts: to the right more tokens a round, up more right answers; "

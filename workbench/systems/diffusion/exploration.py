@@ -90,14 +90,9 @@ def live_bounds(system: BitsToRounds, record: Record) -> dict[str, dict[str, np.
     fixed = float(bounds.threshold_joint_budget(n, system.gamma))
     if np.isfinite(fixed) and fixed > 0:
         parts.append(report.rows("threshold's bound (our extension)", nats, nats / fixed, setting=fixed))
-    parts.append(
-        report.rows(
-            "budget of a threshold, one by one",
-            [n],
-            [float(bounds.threshold_marginal_budget(n, system.gamma))],
-            setting=system.gamma,
-        )
-    )
+    committed = record.column("rounds", "committed")
+    allowed = bounds.threshold_marginal_budget(committed, system.gamma)
+    parts.append(report.rows("threshold's budget by round", np.arange(1, len(committed) + 1), allowed, setting=system.gamma))
     for name, value in (("f", system.factor), ("trigger", system.trigger), ("explore weight", system.explore_weight)):
         parts.append(report.rows(name, [n], [value], setting=value))
     return {"curve/bounds": report.joined(parts)}
