@@ -42,7 +42,20 @@ def records() -> dict[str, Any]:
     figures["rejection_ladder"] = once.figure("rejection_ladder", step=int(rejected[0]))
     read = wb.run("zipvl", prompt=data.passage("play", 1500), new_tokens=16)
     figures |= {name: read.figure(name) for name in ("kept_tokens", "mass_curves")}
+    figures |= diffusion()
     return figures | {"lossless_monitor": law.figure("lossless_monitor")}
+
+
+def diffusion() -> dict[str, Any]:
+    """Return the figures of the diffusion papers, from their recorded runs."""
+    from widgets.recorded import recorded_run
+
+    bench, bits = recorded_run("parallelbench"), recorded_run("bits_to_rounds")
+    assert bench is not None
+    assert bits is not None
+    figures = {name: bench.figure(name) for name in ("commit_film", "why_broke", "tokens_accuracy")}
+    figures |= {name: bits.figure(name) for name in ("commit_map", "bits_rounds")}
+    return figures | {"commit_film_story": bits.figure("commit_film", step=6)}
 
 
 def draw(browser: Browser, name: str, figure: Any) -> None:

@@ -97,7 +97,7 @@ def _level(record: Record, d: house.Design, theme: str) -> tuple[list[Spec], lis
         "y1": f,
         "line": {"color": d.text, "width": 1.2, "dash": "dash"},
     }
-    return [line], [note(f"f = {f:g} nat" + ("" if f <= 1 else ": no theorem"), theme, x=0.995, y=1.0)]
+    return [line], [note(f"f = {f:g} nat" + ("" if f <= 1 else ": no theorem"), theme, x=0.995, y=0.995)]
 
 
 def caption(record: Record, *, step: int | None = None) -> str:

@@ -121,7 +121,7 @@ class BitsToRounds(System):
     study = knob(param.Boolean, True, advanced=True, doc="Also sweep f and K, and time one round with more candidates.")
     text = knob(param.String, problems.DEFAULT_TEXT, advanced=True, doc="What comes before, for plays-chain and checkpoints with a tokenizer.")  # fmt: skip
     length = knob(param.Integer, 64, bounds=(2, 1024), unit="tokens", advanced=True, doc="Positions to fill there.")
-    machine = knob(param.Selector, "H100 (bf16)", objects=list(MACHINES), live=True, advanced=True, doc="Predicted times are for an 8 B model on this machine.")  # fmt: skip
+    machine = knob(param.Selector, "H100 (bf16)", objects=list(MACHINES), live=True, doc="Predicted times are for an 8 B model on this machine.")  # fmt: skip
 
     def prepare(self) -> None:
         """Load the model and draw the exercises; check the knobs against each other."""
@@ -193,7 +193,7 @@ class BitsToRounds(System):
         exploration.write_candidates(tape, problem, out)
         live = {f"run_{n}": getattr(self, n) for n in (*LIVE, "machine")}
         tape.describe(
-            "unmasking", task=problem.task, model=problem.name, rule=self.rule, baseline=name, prompt=" ".join(problem.prompt_pieces),
+            "unmasking", task=problem.task, model=problem.name, rule=self.rule, baseline=name, prompt=problem.prompt_text,
             block_length=self.block_length, hidden=problem.hidden, **live,
         )  # fmt: skip
         parts = [(told, {self.rule: (part, ours), name: (base, theirs)})]

@@ -168,7 +168,7 @@ class ParallelBench(System):
             model=problem.name,
             rule=self.rule,
             baseline=BASE,
-            prompt=" ".join(problem.prompt_pieces),
+            prompt=problem.prompt_text,
             **self._live(),
         )
         read = problem.canvas.prefix + problem.canvas.length

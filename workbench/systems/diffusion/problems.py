@@ -51,6 +51,13 @@ class Problem:
         """Tokens to decide in each sample."""
         return int((self.start[0] == self.canvas.mask_id).sum())
 
+    @property
+    def prompt_text(self) -> str:
+        """The prompt of the sample on show as a reader wants it: without fillers."""
+        if not self.task:
+            return "".join(self.prompt_pieces)
+        return " ".join(p for p in self.prompt_pieces if p not in {tasks.PAD, tasks.SEP})
+
     def right(self, tokens: np.ndarray) -> np.ndarray:
         """Return which filled states are right, (S,) bool."""
         return self.judge(tokens, np.arange(len(tokens))) if self.judge else np.ones(len(tokens), bool)
