@@ -192,8 +192,9 @@ def support(task: str, prompt: Sequence[int]) -> np.ndarray:
         InputError: too many to enumerate (the error says how many).
     """
     items = np.asarray(prompt, np.int64)[None, 2:-1]
-    size = items.shape[1]
-    count = {"shuffle": math.factorial(size), "insert_random": size + 1}.get(task, size if task in FREE else 1)
+    size = len(prompt) - 3
+    counts: dict[str, int] = {"shuffle": math.factorial(size), "insert_random": size + 1}
+    count = counts.get(task, size if task in FREE else 1)
     if count > MOST_ROWS:
         then = "Take fewer items; the closed forms hold for any number"
         raise InputError(expected("items", f"at most {MOST_ROWS:,} right answers to enumerate", f"{count:,} ({task} of {size})", then=then))  # fmt: skip
@@ -382,7 +383,7 @@ def _is_story(prompt: Sequence[int], ids: list[int]) -> bool:
     return frame == ids
 
 
-def positions(prompt: Sequence[int]) -> np.ndarray:
+def positions(prompt: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return the position number of each prompt token: items, sums and operations stand where the answer needs them."""
     task, count = VOCABULARY[prompt[0]], len(prompt)
     places = np.arange(count)

@@ -59,7 +59,8 @@ class Canvas(Protocol):
 class ExactCanvas:
     """A canvas on a `TableDLM` or `ChainDLM`. `names` are the texts of its tokens (their numbers if None)."""
 
-    exact, eos_id, prefix, linear_flops, bytes_read = True, None, 0, 0.0, 0.0
+    exact, prefix, linear_flops, bytes_read = True, 0, 0.0, 0.0
+    eos_id: int | None = None
 
     def __init__(self, model: TableDLM | ChainDLM, length: int, samples: int, names: tuple[str, ...] | None = None) -> None:
         self.model, self.length, self.samples = model, length, samples
@@ -82,7 +83,8 @@ class ExactCanvas:
 class TinyCanvas:
     """A canvas on TinyMDM: prompts (S, P) of one task and size, answers of `length` tokens behind them."""
 
-    exact, mask_id, eos_id = False, tasks.MASK_ID, tasks.EOS_ID
+    exact, mask_id = False, tasks.MASK_ID
+    eos_id: int | None = tasks.EOS_ID
 
     def __init__(self, module: Any, prompts: np.ndarray, length: int) -> None:
         import torch

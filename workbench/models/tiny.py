@@ -91,7 +91,7 @@ class TinyTransformer(nn.Module):
             ids: (B, T) token ids. places: (T,) position numbers below `PLACES`. segments: (T,) 0 = prompt, 1 = answer.
         """
         x = self.shape.width**0.5 * self.words(ids) + self.places(places) + self.segments(segments)
-        cos, sin = self.cos[places], self.sin[places]
+        cos, sin = self.get_buffer("cos")[places], self.get_buffer("sin")[places]
         for block in self.blocks:
             x = block(x, cos, sin)
         return self.norm(x)

@@ -46,7 +46,9 @@ def at_positions(record: Record, group: str, name: str, default: Any) -> np.ndar
 
 def wrap(size: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (left edge, line) of boxes of these widths, set like words in lines."""
-    left, line, at, row = [], [], 0.0, 0
+    left: list[float] = []
+    line: list[int] = []
+    at, row = 0.0, 0
     for width in size:
         if at and at + width > columns:
             at, row = 0.0, row + 1
@@ -118,7 +120,7 @@ class _Prompt:
         self.shown = [house.token(p, 14) for p in text.split(" ") if p] if text.strip() else []
         boxes = np.array([max(2.0, house.width(s) + 0.6) for s in self.shown])
         self.size = boxes
-        self.left, self.line = wrap(boxes, columns) if len(boxes) else (np.zeros(0), np.zeros(0))
+        self.left, self.line = wrap(boxes, columns)
         self.lines = int(self.line.max(initial=-1)) + 1
 
     def traces(self, d: house.Design) -> list[Spec]:

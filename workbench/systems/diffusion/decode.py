@@ -157,11 +157,13 @@ def decode(
     _check(canvas, start)
     x, tape = start.copy(), tape or NullTape()
     samples, _length = x.shape
+    none = np.zeros((0, samples), np.int32)
     out = Decoded(
         start, x, np.full(x.shape, -1, np.int32), np.zeros(x.shape, np.int32), np.full(x.shape, np.nan), np.zeros(x.shape, bool),
-        *(np.zeros((0, samples), np.int32) for _ in range(3)), np.zeros(0), np.zeros(samples, np.int32), {s: [] for s in keep},
+        none, none, none, np.zeros(0), np.zeros(samples, np.int32), {s: [] for s in keep},
     )  # fmt: skip
-    kinds, sequences, confident, times = [], [], [], []
+    columns: dict[str, list[np.ndarray]] = {"kind": [], "sequences": [], "confident": []}
+    times: list[float] = []
     hidden = int((x == canvas.mask_id).sum())
     left = hidden
     while left:
@@ -170,9 +172,9 @@ def decode(
         step = stepper(x[rows], rows)
         times.append((time.perf_counter() - began) * 1e3)
         _apply(out, x, rows, step, len(times) - 1)
-        for column, values, idle in ((kinds, step.kind, -1), (sequences, step.sequences, 0), (confident, step.confident, 0)):
-            full = np.full(samples, idle, np.int32)
-            full[rows] = values
+        for name, column in columns.items():
+            full = np.full(samples, -1 if name == "kind" else 0, np.int32)
+            full[rows] = getattr(step, name)
             column.append(full)
         for sample in keep:
             if (where := np.flatnonzero(rows == sample)).size:
@@ -181,7 +183,8 @@ def decode(
         left = int((x == canvas.mask_id).sum())
         tape.step(hidden - left, hidden, phase=phase)
     if times:
-        out.kind, out.sequences, out.confident = np.stack(kinds).astype(np.int8), np.stack(sequences), np.stack(confident)
+        out.kind = np.stack(columns["kind"]).astype(np.int8)
+        out.sequences, out.confident = np.stack(columns["sequences"]), np.stack(columns["confident"])
     out.wall_ms = np.array(times)
     out.rounds = (out.kind >= 0).sum(0).astype(np.int32)
     return out

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -164,12 +166,11 @@ def write_knee(system: BitsToRounds, tape: Tape, quiet: NullTape) -> None:
     rows = np.zeros(max(KNEE), np.int64)
     states = np.repeat(problem.start[:1], max(KNEE), 0)
     looker = system.stepper(explores=False)
-    works = {str(k): (lambda k=k: looker.look(states[:k], rows[:k])) for k in KNEE}
+    works: dict[str, Callable[[], Any]] = {str(k): partial(looker.look, states[:k], rows[:k]) for k in KNEE}
     timings = interleaved(works, repeats=9, warmup=2)
     one = timings["1"].median
-    x = np.array(KNEE)
-    measured = [np.array([getattr(timings[str(k)], part) for k in KNEE]) / one for part in ("median", "p10", "p90")]
-    tape.write("curve/knee", **report.rows("measured here", x, *measured, setting=one))
+    median, p10, p90 = (np.array([getattr(timings[str(k)], part) for k in KNEE]) / one for part in ("median", "p10", "p90"))
+    tape.write("curve/knee", **report.rows("measured here", np.array(KNEE), median, p10, p90, one))
     tape.describe("curve/knee", x_label="states in one round, K", y_label="time of the round, over that of one state", one_ms=one, tokens=problem.canvas.prefix + problem.canvas.length)  # fmt: skip
 
 

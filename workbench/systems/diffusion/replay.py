@@ -52,7 +52,9 @@ def replay(trace: Trace, rule: Rule, block_length: int | None = None, window: in
     hidden = given >= 0
     commit = np.full(len(given), -1, np.int32)
     guessed = np.zeros(len(given), bool)
-    sources, fallbacks, first = [], [], -1
+    sources: list[int] = []
+    fallbacks: list[bool] = []
+    first = -1
     known = [(given >= r) for r in range(len(trace.confidence))]
     last = _last_values(trace)
     while hidden.any():

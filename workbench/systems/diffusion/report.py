@@ -198,7 +198,7 @@ def predicted_ms(out: Decoded, tokens: int, machine: str) -> np.ndarray:
 def write_costs(tape: Tape, out: Decoded, base: Decoded, tokens: int, machine: str, base_name: str) -> None:
     """Write the four meters of cost, always together: rounds, sequences, measured time, predicted GPU time."""
     n, ours, theirs = len(out.start), tokens_a_round(out), tokens_a_round(base)
-    share = {"baseline_name": base_name, "samples": n}
+    share: dict[str, Any] = {"baseline_name": base_name, "samples": n}
     write_meter(tape, "tokens a round", float(ours.mean()), "tokens", kind="speed", better="higher", baseline=float(theirs.mean()), spread=_spread(ours), **share)  # fmt: skip
     write_meter(tape, "rounds", float(out.rounds.mean()), "rounds", kind="cost", better="lower", baseline=float(base.rounds.mean()), spread=_spread(out.rounds), **share)  # fmt: skip
     write_meter(
