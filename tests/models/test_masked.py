@@ -293,3 +293,16 @@ def test_a_checkpoint_whose_weights_do_not_fit_is_refused(tmp_path: Path) -> Non
 def test_exact_canvases_name_their_tokens() -> None:
     canvas = ExactCanvas(random_chain(2, 2, 1.0, 0), 2, 1)
     assert canvas.pieces([0, 1, 2]) == ["0", "1", "▢"]
+
+
+def test_the_equal_that_writes_left_to_right_solves_the_same_held_out_prompts() -> None:
+    from workbench.models.tiny import write_left_to_right
+
+    rng = np.random.default_rng(0)
+    batch = tasks.draw("sort", 6, 60, rng, held=True)
+    module = models.load("tiny-ar").model
+    answers = write_left_to_right(module, batch.prompt, 6, 0.0, rng)
+    right = [tasks.is_right("sort", p, a) for p, a in zip(batch.prompt, answers, strict=True)]
+    assert np.mean(right) > 0.9
+    with pytest.raises(ModelError, match="TinyMDM"):
+        write_left_to_right(models.load("tiny-mdm").model, batch.prompt, 6, 0.0, rng)

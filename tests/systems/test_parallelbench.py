@@ -349,3 +349,16 @@ def test_tiny_mdm_stays_below_the_ideal_shuffle() -> None:
 def test_bad_input_is_a_sentence_and_leaves_nothing(knobs: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         wb.run("parallelbench", num_samples=4, study=False, **{"text": "to be"} | knobs)
+
+
+def test_many_draws_come_in_lots_and_still_follow_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(problems, "LOT", 3000)
+    joint = np.array([[0.1, 0.2], [0.3, 0.4]])
+    record = wb.run("parallelbench", model=TableDLM(joint), k=1, temperature=1.0, num_samples=10_000, study=False)
+    drawn = record["samples"]["token_id"].values
+    assert len(drawn) == 10_000
+    counts = np.bincount(2 * drawn[:, 0] + drawn[:, 1], minlength=4)
+    assert stats.chisquare(counts, 10_000 * joint.ravel()).pvalue > 0.01
+    assert not np.array_equal(drawn[:3000], drawn[3000:6000])
+    with pytest.raises(InputError, match="3,000"):
+        wb.run("parallelbench", num_samples=4000, study=False)

@@ -14,6 +14,7 @@ from workbench import data
 from workbench.errors import InputError, expected
 
 ALPHABET = tuple("\n abcdefghijklmnopqrstuvwxyz'-,.;:!?")
+_CHUNK = 12_000_000  # numbers in the messages of one batch
 SMOOTHING = 0.02  # added to each count of a character after two others
 
 
@@ -60,8 +61,11 @@ class ChainDLM:
         Args:
             x: (B, n) ids with n of at least 2, `mask_id` where hidden.
         """
-        forward, backward, _ = self._sweep(x)
         batch, length = x.shape
+        most = max(1, _CHUNK // (length * self.vocab_size**2))
+        if batch > most:  # the messages of a state take length x V x V numbers
+            return np.concatenate([self.log_laws(x[i : i + most]) for i in range(0, batch, most)])
+        forward, backward, _ = self._sweep(x)
         laws = np.empty((batch, length, self.vocab_size))
         for i in range(1, length):
             both = forward[i] * backward[i]  # (b: previous two's second, B, c) pairs ending at i
@@ -73,7 +77,8 @@ class ChainDLM:
 
     def log_evidence(self, x: np.ndarray) -> np.ndarray:
         """Return the log-probability (B,) of the visible tokens of states (B, n)."""
-        return self._sweep(x, backward=False)[2]
+        most = max(1, _CHUNK // (x.shape[1] * self.vocab_size**2))
+        return np.concatenate([self._sweep(x[i : i + most], backward=False)[2] for i in range(0, len(x), most)])
 
     def _sweep(self, x: np.ndarray, backward: bool = True) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
         """Return forward and backward messages over pairs (previous token, B, token), each of sum one, and the log-evidence."""

@@ -115,6 +115,33 @@ def layout(prompt: Sequence[int] | np.ndarray, length: int) -> tuple[torch.Tenso
     return torch.from_numpy(places), torch.from_numpy(segments)
 
 
+@torch.inference_mode()
+def write_left_to_right(
+    module: TinyTransformer, prompts: np.ndarray, length: int, temperature: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Return what TinyAR writes behind prompts (S, P) of one task and size: (S, length) ids, one call a token.
+
+    Args:
+        temperature: 0 takes the likeliest token.
+    Raises:
+        ModelError: the model fills masks instead.
+    """
+    if not module.shape.causal:
+        raise ModelError(expected("model", "TinyAR, which writes left to right", "TinyMDM"))
+    places, segments = layout(prompts[0], length)
+    ids, before = torch.from_numpy(np.ascontiguousarray(prompts)), prompts.shape[1]
+    for end in range(before, before + length):
+        logits = module.logits(module.hidden(ids, places[:end], segments[:end])[:, -1]).double()
+        logits[:, [tasks.MASK_ID, tasks.PAD_ID]] = -torch.inf
+        token = logits.argmax(1)
+        if temperature:
+            ladder = (logits / temperature).softmax(1).cumsum(1)
+            aim = torch.from_numpy(rng.random((len(ids), 1))) * ladder[:, -1:]
+            token = (ladder <= aim).sum(1).clamp(max=logits.shape[1] - 1)
+        ids = torch.cat([ids, token[:, None]], 1)
+    return ids[:, before:].numpy()
+
+
 def read(folder: Path) -> TinyTransformer:
     """Return the model of a folder with `config.json` and `model.safetensors`, ready to run.
 

@@ -43,6 +43,10 @@ LIVE = ("factor", "gamma", "block_length", "window", "candidates", "trigger", "e
 SAMPLES_TOLD = 100  # samples whose information is computed
 
 
+#: What all presets set, so that each is its own point whatever was tried before.
+_TINY: dict[str, Any] = {"model": "tiny-mdm", "factor": 1.0, "num_samples": 200, "length": 96, "study": True}
+
+
 class BitsToRounds(System):
     """The bits-to-rounds bounds and explore-then-exploit, on exact laws and on a trained model."""
 
@@ -55,42 +59,12 @@ class BitsToRounds(System):
     shows = ("commit_film", "bits_rounds", "commit_map", "ledger", "explored", "fewer_rounds", "cost_knee")
     sometimes = ("bits_rounds", "explored", "fewer_rounds", "cost_knee")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "a story": {
-            "model": "tiny-mdm",
-            "task": "sentences",
-            "items": 4,
-            "rule": "ete",
-            "factor": 1.0,
-            "candidates": 4,
-            "temperature": 1.0,
-        },
-        "sums": {
-            "model": "tiny-mdm",
-            "task": "arithmetic",
-            "items": 8,
-            "rule": "ete",
-            "factor": 1.0,
-            "candidates": 4,
-            "temperature": 0.0,
-        },
-        "no exploring": {
-            "model": "tiny-mdm",
-            "task": "sentences",
-            "items": 4,
-            "rule": "factor",
-            "factor": 1.0,
-            "candidates": 1,
-            "temperature": 1.0,
-        },
-        "exact law": {"model": "joint-soft", "rule": "ete", "factor": 0.9, "candidates": 4, "temperature": 1.0},
-        "real text, exact": {
-            "model": "plays-chain",
-            "rule": "ete",
-            "factor": 1.0,
-            "candidates": 4,
-            "length": 96,
-            "temperature": 1.0,
-        },
+        "a story": _TINY | {"task": "sentences", "items": 4, "rule": "ete", "candidates": 4, "temperature": 1.0},
+        "sums": _TINY | {"task": "arithmetic", "items": 8, "rule": "ete", "candidates": 4, "temperature": 0.0},
+        "no exploring": _TINY | {"task": "sentences", "items": 4, "rule": "factor", "candidates": 1, "temperature": 1.0},
+        "exact law": _TINY | {"model": "joint-soft", "rule": "ete", "factor": 0.9, "candidates": 4, "temperature": 1.0},
+        "real text, exact": _TINY
+        | {"model": "plays-chain", "rule": "ete", "candidates": 4, "temperature": 1.0, "num_samples": 8, "study": False},
     }
     notes = (
         "Published are the theorem and the ingredients of the decoder, no pseudocode and, in the abstract, no numbers: the decoder here "
@@ -99,7 +73,7 @@ class BitsToRounds(System):
         "proves confidence-based decoding efficient under another assumption, a rule on cumulative entropy; that is no contradiction."
     )
     follows: ClassVar[dict[str, str]] = {name: name for name in LIVE}
-    limits: ClassVar[dict[str, int]] = {"num_samples": 5000, "length": 256, "candidates": 16}
+    limits: ClassVar[dict[str, int]] = {"num_samples": 1000, "length": 256, "candidates": 16}
 
     model = knob(ModelName, "tiny-mdm", names=problems.NAMES, doc="The small trained model, a task's exact law (ideal), a joint law, or the plays' chain.")  # fmt: skip
     task = knob(param.Selector, "sentences", objects=list(tasks.TASKS), doc="What the answer is.")
@@ -128,6 +102,7 @@ class BitsToRounds(System):
         self._problem = problems.make(
             self.model, self.task, self.items, self.num_samples, self.seed, text=self.text, length=self.length
         )
+        problems.lots(self._problem)
         if self.compat and self.rule not in {"factor", "ete"}:
             raise InputError(
                 expected("compat", "off with every rule but factor and ete", f"on with {self.rule}", then="Set rule='factor'")
@@ -147,9 +122,9 @@ class BitsToRounds(System):
         name = "factor" if self.rule == "ete" else self.rule
         return Rule(name, self.k, self.gamma, self.factor, self.entropy_bound, self.compat)
 
-    def stepper(self, *, explores: bool | None = None, problem: Problem | None = None, **changes: Any) -> Plain:
+    def stepper(self, *, explores: bool | None = None, problem: Problem | None = None, lot: int = 0, **changes: Any) -> Plain:
         """Return what decides a round: with exploration for "ete", plain else; `changes` are fields of the explorer."""
-        problem, rng = problem or self._problem, np.random.default_rng([self.seed, 1])
+        problem, rng = problem or self._problem, np.random.default_rng([self.seed, 1, lot])
         shared = {"temperature": self.temperature, "block_length": self.block_length, "window": self.window}
         rule = changes.pop("rule", self.base_rule())
         if not (self.rule == "ete" if explores is None else explores):
@@ -159,7 +134,7 @@ class BitsToRounds(System):
 
     def rival(self, problem: Problem) -> Plain:
         """Return the baseline: the rule without exploration, or one token a round where there is none to leave out."""
-        changes = {} if self.rule == "ete" else {"rule": Rule("static", 1)}
+        changes: dict[str, Any] = {} if self.rule == "ete" else {"rule": Rule("static", 1)}
         return self.stepper(explores=False, problem=problem, **changes)
 
     def decode(self, tape: NullTape, stepper: Plain, problem: Problem | None = None, phase: str = "") -> Decoded:
@@ -169,9 +144,9 @@ class BitsToRounds(System):
 
     def run(self, tape: NullTape) -> None:
         """Decode all prompts with the decoder and with its rule alone; account for every round's information."""
-        problem, quiet = self._problem, NullTape(tape.on_step, tape.cancel)
+        quiet, (problem, *others) = NullTape(tape.on_step, tape.cancel), problems.lots(self._problem)
         warm_up(problem)
-        out = self.decode(quiet, self.stepper(), phase="decoding")
+        out = self.decode(quiet, self.stepper(), problem, phase="decoding")
         told = problem.first(min(len(problem.start), SAMPLES_TOLD))
         name = f"{self.base_rule().name} rule alone" if self.rule == "ete" else "one token a round"
         base = self.decode(quiet, self.rival(told), told, phase="baseline")
@@ -179,13 +154,16 @@ class BitsToRounds(System):
             return
         if problem.table is not None:
             tape.write("samples", token_id=out.tokens.astype(np.int32))
+            for i, lot in enumerate(others):
+                more = self.decode(quiet, self.stepper(lot=i + 1), lot, phase=f"drawing, {i + 2} of {len(others) + 1}")
+                tape.write("samples", token_id=more.tokens.astype(np.int32))
         self._write(tape, out, base, told, name)
         if self.study:
             exploration.write_study(self, tape, quiet, told)
 
     def _write(self, tape: Tape, out: Decoded, base: Decoded, told: Problem, name: str) -> None:
         problem, part = self._problem, exploration.first_of(out, len(told.start))
-        ours, theirs = information(problem.canvas, part), information(problem.canvas, base)
+        ours, theirs = (information(problem.canvas, run, each=not problem.canvas.exact) for run in (part, base))
         report.write_film(tape, problem, out)
         report.write_film(tape, told, base, "film/baseline")
         report.write_rounds(tape, part, ours, report.budgets(self.base_rule(), out.committed[:, 0]))

@@ -229,10 +229,14 @@ class Information:
     exact: bool
 
 
-def information(canvas: Canvas, out: Decoded, batch: int = 256) -> Information:
-    """Return the information that each round revealed; on trained models this costs one forward for every token."""
+def information(canvas: Canvas, out: Decoded, batch: int = 256, *, each: bool = True) -> Information:
+    """Return the information that each round revealed; on trained models this costs one forward for every token.
+
+    Args:
+        each: also tell every token's own share where the canvas is exact (elsewhere it is needed anyway).
+    """
     marginal = out.per_round(-np.nan_to_num(out.logprob))
-    per_token = _one_by_one(canvas, out, batch)
+    per_token = _one_by_one(canvas, out, batch) if each or not canvas.exact else np.full(out.tokens.shape, np.nan)
     if not canvas.exact:
         joint = out.per_round(np.nan_to_num(per_token))
         return Information(marginal, joint, per_token, joint.sum(0), False)

@@ -67,7 +67,7 @@ class ParallelBench(System):
         "tasks are not reproduced."
     )
     follows: ClassVar[dict[str, str]] = {"k": "k", "gamma": "gamma", "factor": "factor"}
-    limits: ClassVar[dict[str, int]] = {"num_samples": 5000, "length": 256}
+    limits: ClassVar[dict[str, int]] = {"num_samples": 1000, "length": 256}
 
     model = knob(ModelName, "tiny-mdm", names=problems.NAMES, doc="The small trained model, the task's exact law (ideal), or a joint law by name.")  # fmt: skip
     task = knob(param.Selector, "shuffle", objects=list(tasks.TASKS), doc="What the answer is: a list operation, a chain of sums, a story.")  # fmt: skip
@@ -98,6 +98,7 @@ class ParallelBench(System):
         self._problem = problems.make(
             self.model, self.task, self.items, self.num_samples, self.seed, text=self.text, length=self.length
         )
+        problems.lots(self._problem)
         self._entropies = self._subset_entropies()
         if self.schedule:
             laws.read_schedule(self.schedule, self._problem.hidden)
@@ -123,14 +124,14 @@ class ParallelBench(System):
             return table.subset_entropies() / math.log(2)
         return None
 
-    def _decode(self, tape: NullTape, rule: Rule, problem: Problem, phase: str = "") -> Decoded:
-        rng = np.random.default_rng([self.seed, 1])
+    def _decode(self, tape: NullTape, rule: Rule, problem: Problem, phase: str = "", lot: int = 0) -> Decoded:
+        rng = np.random.default_rng([self.seed, 1, lot])
         stepper = Plain(problem.canvas, rule, rng, self.temperature, self.block_length)
         return decode(problem.canvas, problem.start, stepper, tape=tape, keep=(0,), phase=phase)
 
     def run(self, tape: NullTape) -> None:
         """Decode all prompts with the rule, again one token a round, and with every rule where a study is asked for."""
-        problem, quiet = self._problem, NullTape(tape.on_step, tape.cancel)
+        quiet, (problem, *others) = NullTape(tape.on_step, tape.cancel), problems.lots(self._problem)
         warm_up(problem)
         out = self._decode(quiet, self._rule(), problem, "decoding")
         small = problem.first(min(len(problem.start), 2000))
@@ -139,9 +140,12 @@ class ParallelBench(System):
             return
         if problem.table is not None:
             tape.write("samples", token_id=out.tokens.astype(np.int32))
+            for i, lot in enumerate(others):
+                more = self._decode(quiet, self._rule(), lot, f"drawing, {i + 2} of {len(others) + 1}", i + 1)
+                tape.write("samples", token_id=more.tokens.astype(np.int32))
         self._write(tape, out, base)
         if self.study and problem.judge is not None:
-            part = problem.first(min(len(problem.start), 400))
+            part = problem.first(min(len(problem.start), study.affordable(problem.hidden)))
             found = study.compare(
                 part,
                 self.temperature,
@@ -156,7 +160,7 @@ class ParallelBench(System):
     def _write(self, tape: Tape, out: Decoded, base: Decoded) -> None:
         problem, rule = self._problem, self._rule()
         shown = _only(out, 0)
-        told = information(problem.canvas, shown)
+        told = information(problem.canvas, shown, each=not problem.canvas.exact)
         report.write_film(tape, problem, out)
         report.write_film(tape, problem, base, "film/baseline")
         report.write_rounds(tape, out, told, report.budgets(rule, out.committed[:, 0]))

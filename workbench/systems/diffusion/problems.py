@@ -140,6 +140,23 @@ def _chain(loaded: Any, samples: int, text: str, length: int) -> Problem:
     return Problem(canvas, start, prompts, [chain.pieces[i] for i in before], None, None, "", length, loaded.name)
 
 
+#: Most samples that are decoded in one batch; more draws of a table come in lots.
+LOT = 20_000
+
+
+def lots(problem: Problem) -> list[Problem]:
+    """Return the problem cut into batches that fit in memory, the first of them the one that is looked at closely.
+
+    Raises:
+        InputError: too many prompts for a trained model.
+    """
+    count = len(problem.start)
+    if problem.table is None and count > LOT:
+        raise InputError(expected("num_samples", f"at most {LOT:,} without an enumerated law", f"{count:,}"))
+    sizes = [LOT] * (count // LOT) + ([count % LOT] if count % LOT else [])
+    return [problem.first(size) for size in sizes]
+
+
 def warm_up(problem: Problem) -> None:
     """Call the model once and compile the statistics, so that the first measured round is one like the others."""
     rules.warm()

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from workbench import models
 from workbench.data import parallel_tasks as tasks
 from workbench.meters import wilson
+from workbench.models.masked import TinyCanvas
 from workbench.systems.diffusion import laws
 from workbench.systems.diffusion.decode import Plain, decode
 from workbench.systems.diffusion.problems import Problem
@@ -21,6 +23,11 @@ BOUNDS = (0.02, 0.1, 0.3, 0.7, 1.5, 3.0)
 KNOB_OF = {"static": "k", "random": "k", "margin": "k", "entropy": "k", "threshold": "gamma", "factor": "factor", "entropy-bounded": "entropy_bound"}  # fmt: skip
 LABELS = {"x_label": "tokens a round", "y_label": "right answers, %"}
 Step = Callable[[int, int, str], None]
+
+
+def affordable(hidden: int) -> int:
+    """Return how many samples of so many hidden tokens a study decodes at each setting: long answers take more rounds."""
+    return max(50, min(400, 2000 // max(1, hidden)))
 
 
 def settings(hidden: int) -> list[Rule]:
@@ -63,11 +70,25 @@ def compare(
             threshold_right.append(right)
             threshold_rounds.append(out.rounds)
     parts = [rows(name, *np.array(points).T) for name, points in found.items()]
+    parts += left_to_right(problem, temperature, seed)
     parts += ideal_curves(problem, temperature) + reported_curves(problem.task)
     return {
         "curve/rules": joined(parts),
         "curve/oracle": oracle(problem, np.array(threshold_right), np.array(threshold_rounds)),
     }
+
+
+def left_to_right(problem: Problem, temperature: float, seed: int) -> list[dict[str, np.ndarray]]:
+    """Return the point of TinyAR, the equal of TinyMDM that writes one token a call from left to right, on the same prompts."""
+    if not isinstance(problem.canvas, TinyCanvas):
+        return []
+    from workbench.models.tiny import write_left_to_right
+
+    length, rng = problem.canvas.length - 1, np.random.default_rng([seed, 99])
+    answers = write_left_to_right(models.load("tiny-ar").model, problem.prompts, length, temperature, rng)
+    right = problem.right(answers)
+    low, high = wilson(int(right.sum()), len(right))
+    return [rows("TinyAR, left to right", 1.0, 100 * float(right.mean()), 100 * low, 100 * high)]
 
 
 def ideal_curves(problem: Problem, temperature: float) -> list[dict[str, np.ndarray]]:
