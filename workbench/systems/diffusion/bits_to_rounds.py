@@ -78,7 +78,7 @@ class BitsToRounds(System):
     model = knob(ModelName, "tiny-mdm", names=problems.NAMES, doc="The small trained model, a task's exact law (ideal), a joint law, or the plays' chain.")  # fmt: skip
     task = knob(param.Selector, "sentences", objects=list(tasks.TASKS), doc="What the answer is.")
     items = knob(param.Integer, 4, bounds=(1, 16), symbol="n", unit="items", doc="Items of a list, steps of a chain of sums, or sentences (at most 4).")  # fmt: skip
-    rule = knob(param.Selector, "ete", objects=["ete", *RULES], doc="ete: the factor rule plus exploration, our reconstruction; the others as in ParallelBench.")  # fmt: skip
+    rule = knob(param.Selector, "ete", objects=["ete", *RULES], doc="The decoder: ete is the factor rule plus exploration (our reconstruction); the others decide as in ParallelBench.")  # fmt: skip
     factor = knob(param.Number, 1.0, bounds=(0.1, 2.0), step=0.05, live=True, symbol="f", doc="Budget of the factor rule; above 1 the theorem says nothing.")  # fmt: skip
     candidates = knob(param.Integer, 4, bounds=(1, 16), live=True, symbol="K", unit="states", doc="States that an exploring round forwards in one batch; 1 explores nothing.")  # fmt: skip
     trigger = knob(param.Integer, 2, bounds=(1, 4), live=True, symbol="m", unit="tokens", doc="Explore after a round that trusted fewer tokens than this.")  # fmt: skip
