@@ -58,10 +58,18 @@ def recorded(name: str, views: tuple[str, ...]) -> dict[str, Any]:
     return {view: run.figure(view) for view in views}
 
 
+def bits_to_rounds() -> dict[str, Any]:
+    """Return the figures of notebooks/bits_to_rounds.py, and the film of its story at a round in the middle."""
+    run = wb.load(RECORDED / "bits_to_rounds.zarr.zip")
+    return recorded("bits_to_rounds", ("commit_map", "bits_rounds")) | {"commit_film_story": run.figure("commit_film", step=6)}
+
+
 PAPERS: dict[str, Callable[[], dict[str, Any]]] = {
     "rsd": rsd,
     "zipvl": zipvl,
     "g_search": lambda: recorded("g_search", ("patch_film", "budget_curves")),
+    "parallelbench": lambda: recorded("parallelbench", ("commit_film", "why_broke", "tokens_accuracy")),
+    "bits_to_rounds": bits_to_rounds,
 }
 
 
