@@ -274,7 +274,7 @@ class ZipVL(System):
 
     def layer(self, call: taps.Call, seen: Prefill) -> Any:
         """Return a layer's attention output with the unimportant tokens skipped; note what was seen."""
-        attention.refuse(call)
+        attention.refuse_bent(call)
         began = time.perf_counter()
         mass = token_mass(call.query[0], call.key[0], self._probes, call.scaling)  # 1, 2: probe
         score, keep = self.choose(mass)  # 3, 4: dynamic ratio, important set

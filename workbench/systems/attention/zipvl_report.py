@@ -65,7 +65,7 @@ def _write_detail(tape: Tape, pooled: Attention) -> None:
     tape.write("readers", received=np.sqrt(np.nan_to_num(pooled.readers) * 255**2).round().clip(0, 255).astype(np.uint8))
     for layer, (query, key, log_sum) in pooled.heads_of.items():
         tape.write("heads", query=query, key=key, log_sum=log_sum)
-        tape.describe("heads", layer=layer)
+        tape.describe("heads", layer=layer, window=pooled.window_of[layer] or 0, softcap=pooled.softcap_of[layer] or 0.0)
 
 
 def _write_picture(system: ZipVL, tape: Tape, sparse: Prefill, compared: tuple[Any, ...]) -> None:
