@@ -22,6 +22,7 @@ import workbench as wb
 from workbench import data
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "pictures"
+PICTURE_NAMES = {"patch_film": "atp_film"}  # two papers draw this view
 RECORDED = Path(wb.__file__).parent / "recorded"
 PORT = 5917
 #: view -> options, drawn from the run of notebooks/rsd.py
@@ -62,6 +63,7 @@ PAPERS: dict[str, Callable[[], dict[str, Any]]] = {
     "rsd": rsd,
     "zipvl": zipvl,
     "g_search": lambda: recorded("g_search", ("patch_film", "budget_curves")),
+    "atp_llava": lambda: {PICTURE_NAMES.get(n, n): f for n, f in recorded("atp_llava", ("patch_film", "kept_by_kind")).items()},
 }
 
 

@@ -93,10 +93,9 @@ def adaptive(reader: VisionReader, number: int, seed: int) -> list[Outcome]:
     exam = pictures.exam(reader, number, seed)
     if reader.loaded.name != "scene-reader":
         return []
-    facts, ladder = atp.trained()
     return [
-        pictures.sit(reader, exam, atp.Pruner(modules, facts["after"], exam.glance.grid), at=facts["after"], own=True)
-        for modules in ladder.values()
+        pictures.sit(reader, exam, atp.Pruner(found.modules, found.after, exam.glance.grid), at=found.after, own=True)
+        for found in atp.trained().values()
     ]
 
 
