@@ -247,7 +247,7 @@ def test_stored_bytes_are_the_formulas() -> None:
 
 
 @pytest.mark.parametrize(("share", "ratio"), [(0.286, 5.96), (0.5, 5.14), (0.7, 4.55)])
-def test_compression_of_the_sheet_without_the_channel_divisors(share: float, ratio: float) -> None:
+def test_compression_is_the_published_ratio_without_the_channel_divisors(share: float, ratio: float) -> None:
     length, channels = 1024, 192
     kept = int(share * length)
     stored = sum(pc.account(length, kept, channels, (4, 2)))
