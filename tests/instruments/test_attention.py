@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from workbench.errors import InputError, ModelError
 from workbench.instruments import taps
@@ -226,6 +227,28 @@ def test_the_shared_model_is_left_as_it_is_and_threads_do_not_see_each_other() -
     assert model.config._attn_implementation == before != taps.NAME
     with torch.inference_mode():
         torch.testing.assert_close(tapped, model(input_ids=ids).logits)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that any operation makes."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.size = max(self.size, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma3", "GPTNeoX"])
+def test_no_tensor_is_a_square_of_the_length(family: str) -> None:
+    model = make(family, max_position_embeddings=4096)
+    verify(model)
+    with Largest() as largest:
+        capture(model, np.arange(3000) % 60, bins=16, readers=True, keep_heads=[0])
+    assert 0 < largest.size < 3000**2 / 2
 
 
 def test_memory_grows_with_the_length_not_with_its_square() -> None:

@@ -80,6 +80,10 @@ def baselines(
             rule, at = pictures.scheduled(schedule(share, layers, tokens), ranking)
             found[name].append(pictures.sit(reader, exam, rule, at=at, own=own))
     step(len(ways), len(ways) + 1, "comparing methods")
+    found["nothing after layer l"] = [
+        pictures.sit(reader, exam, rule, at=at)
+        for rule, at in (pictures.scheduled([tokens] * full + [0] * (layers - full)) for full in range(1, layers))
+    ]
     found["ZipVL's rule, layer by layer"] = [
         pictures.sit(reader, exam, pictures.holding(tau), at=range(1, layers), inside=True) for tau in TAUS
     ]
