@@ -73,6 +73,14 @@ record.figure("kept_tokens")
 record.figure("mass_curves")
 
 # %% [markdown]
+# Another text, side by side on one scale: what differs between a play and a program belongs to the input, what stays to the model.
+# The same call compares two models (`model=`), or two settings.
+
+# %%
+program = wb.run("zipvl", prompt=data.passage("code", 1500), tau=0.975, new_tokens=16)
+wb.compare(record, program).figure("attention_overview")
+
+# %% [markdown]
 # ## 4. Move this
 #
 # In the live page (`wb.open("zipvl")`) `tau` is a live knob: the kept sets of all layers follow the slider from the recorded
