@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -140,7 +141,7 @@ def own(left: np.ndarray, right: np.ndarray, focal: float, baseline: float) -> S
     if left.shape != right.shape:
         sizes = " and ".join(f"{i.shape[1]} x {i.shape[0]}" for i in (left, right))
         raise InputError(expected("left and right", "two pictures of one size", sizes, then="Crop both alike"))
-    scale = max(1, -(-max(left.shape[1] / WIDTH, left.shape[0] / (2 * HEIGHT)).__ceil__() // 1))
+    scale = max(1, math.ceil(max(left.shape[1] / WIDTH, left.shape[0] / (2 * HEIGHT))))
     left, right = (blocks(np.asarray(i, np.float32), scale) for i in (left, right))
     height, width = (n - n % 16 for n in left.shape[:2])
     if min(height, width) < 32:
