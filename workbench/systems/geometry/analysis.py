@@ -19,7 +19,7 @@ DEPTHS = {"multi": "depth_multi", "single": "depth_single", "fused": "depth_fuse
 MEASURES = {
     "U": ("uncertainty", 1), "entropy": ("entropy", 1), "peak ratio": ("peak_ratio", 1), "smallest cost": ("lowest_cost", 1), "spread": ("spread", 1),
 }  # fmt: skip
-RESOLUTION = 2.0**-12  # costs are kept to this: a sixteenth of a grey level
+RESOLUTION = 2.0**-10  # costs are kept to this: a quarter of a grey level
 
 
 @dataclass(frozen=True)
@@ -179,18 +179,30 @@ def find_movers(found: Found, setting: Setting, points: int = 60) -> tuple[dict[
     return joined(out), areas
 
 
-def groups(found: Found, setting: Setting, attrs: dict[str, Any]) -> tuple[Columns, dict[str, dict[str, Any]]]:
-    """Return the record's groups (volume, maps, errors, ROC) and their attributes."""
-    errors = table(found, setting)
-    lines, areas = find_movers(found, setting)
-    v = found.volume
+@dataclass(frozen=True)
+class Judged:
+    """Errors by (method, part), the curves of finding what moves, and the areas under them."""
+
+    errors: dict[tuple[str, str], dict[str, float]]
+    lines: dict[str, np.ndarray]
+    areas: dict[str, float]
+
+
+def judge(found: Found, setting: Setting) -> Judged:
+    """Return how well depths and measures do on a setting."""
+    return Judged(table(found, setting), *find_movers(found, setting))
+
+
+def groups(found: Found, setting: Setting, judged: Judged, attrs: dict[str, Any]) -> tuple[Columns, dict[str, dict[str, Any]]]:
+    """Return the record's groups (volume, maps, errors, ROC) and their attributes; `fused` is 0 where nothing was joined."""
+    v, joint = found.volume, (found.maps["weight"] == 0) | (attrs.get("product") == "everywhere")
     columns: Columns = {
         "cost_volume": {
-            "cost": v.cost, "probability": thrifty(found.law, 20), "valid": v.valid, "depth": v.depths, "fused": thrifty(found.fused, 10),
+            "cost": v.cost, "probability": thrifty(found.law, 14), "valid": v.valid, "depth": v.depths, "fused": thrifty(found.fused, 7) * joint,
         },
         "maps": found.maps,
-        "curve/errors": error_curves(errors),
-        "curve/movers": lines,
+        "curve/errors": error_curves(judged.errors),
+        "curve/movers": judged.lines,
     }  # fmt: skip
     pair = setting.pair
     camera = {n: np.asarray(getattr(pair, n), float).ravel().tolist() for n in ("intrinsics", "rotation", "translation")}
@@ -201,7 +213,7 @@ def groups(found: Found, setting: Setting, attrs: dict[str, Any]) -> tuple[Colum
         "curve/movers": {
             "x_label": "share of still pixels that are flagged",
             "y_label": "share of moving pixels that are found",
-            **{f"auc {n}": float(a) for n, a in areas.items()},
+            **{f"auc {n}": float(a) for n, a in judged.areas.items()},
         },
     }
     return columns, labels
@@ -220,9 +232,9 @@ def meter(name: str, value: float, unit: str, kind: str, better: str, baseline: 
     }  # fmt: skip
 
 
-def quality(found: Found, setting: Setting, provenance: str = "measured") -> list[dict[str, Any]]:
+def quality(found: Found, setting: Setting, judged: Judged, provenance: str = "measured") -> list[dict[str, Any]]:
     """Return the quality meters: errors of the fused depth beside matching alone, and who finds the movers."""
-    errors, out = table(found, setting), []
+    errors, out = judged.errors, []
     if not np.isfinite(setting.true).any():
         share = float(np.mean(found.maps["weight"] == 0))
         return [meter("pixels distrusted", share, "share", "quality", "lower", np.nan, "", provenance=provenance)]
@@ -235,7 +247,7 @@ def quality(found: Found, setting: Setting, provenance: str = "measured") -> lis
     args = ("share", "quality", "higher", errors["multi", "all"]["delta"], "matching alone")
     out.append(meter("delta < 1.25", e["delta"], *args, samples=e["pixels"], provenance=provenance))
     if setting.moving.any():
-        _, areas = find_movers(found, setting)
+        areas = judged.areas
         out.append(meter("movers found by U", areas["U"], "AUC", "quality", "higher", areas["entropy"], "entropy", provenance=provenance))
     return out
 

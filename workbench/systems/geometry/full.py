@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from workbench.systems.geometry import analysis, scores
+from workbench.systems.geometry import analysis
 from workbench.systems.geometry.analysis import Choice, Found
 from workbench.systems.geometry.pairs import Setting
 from workbench.tape import NullTape
@@ -66,8 +66,8 @@ def analyse(setting: Setting, choice: Choice, tape: NullTape) -> Whole:
 def _packed(setting: Setting, maps: Any, volume: Any, depths: np.ndarray, spent: float, choice: Choice) -> Whole:
     seen = analysis.Volume(volume["cost"], volume["valid"], depths)
     found = Found(seen, volume["probability"], volume["fused"], maps)
-    groups, labels = analysis.groups(found, setting, {n: getattr(choice, n) for n in ("gamma", "beta", "sigma", "product")})
+    judged = analysis.judge(found, setting)
+    groups, labels = analysis.groups(found, setting, judged, {n: getattr(choice, n) for n in ("gamma", "beta", "sigma", "product")})
     labels["cost_volume"]["stride"] = STRIDE
-    meters = [*analysis.quality(found, setting), analysis.bad(found, setting, 2.0)]
-    assert np.isfinite(scores.errors(maps["depth_fused"], setting.true)["abs_rel"])
+    meters = [*analysis.quality(found, setting, judged), analysis.bad(found, setting, 2.0)]
     return Whole(groups, labels, meters, spent)

@@ -121,8 +121,10 @@ def doubt(volume: Volume, law: np.ndarray) -> Doubt:
     y, x = np.indices(best.shape, sparse=True)
     lowest = cost[best, y, x]
     entropy = -np.einsum("dyx,dyx->yx", law, np.log(np.maximum(law, np.float32(1e-30)))) / np.log(count)
-    far = np.abs(np.arange(count)[:, None, None] - best) > AWAY
-    second = np.where(far, cost, np.inf).min(0)
+    far = cost.copy()
+    for shift in range(-AWAY, AWAY + 1):
+        far[np.clip(best + shift, 0, count - 1), y, x] = np.inf
+    second = far.min(0)
     ratio = np.where(np.isfinite(second), (lowest + EPSILON) / (second + EPSILON), 1.0)
     inner = np.clip(best, 1, count - 2)
     curvature = cost[inner - 1, y, x] - 2 * cost[inner, y, x] + cost[inner + 1, y, x] if count > 2 else np.zeros(best.shape)

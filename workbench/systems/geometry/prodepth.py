@@ -23,6 +23,7 @@ and `product` choose. One network unit is one metre unless `unit` says otherwise
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,7 +38,8 @@ from workbench.tape import NullTape, Tape
 
 SCENES = (*pairs.SYNTHETIC, "motorcycle", "pair")
 NONE = "none"
-LIVE = ("object_speed", "pose_noise_deg", "photometric_noise", *(n for n in Choice.__dataclass_fields__ if n not in {"nearest", "farthest"}))
+CHOSEN = tuple(n for n in Choice.__dataclass_fields__ if n not in {"nearest", "farthest"})
+LIVE = ("object_speed", "pose_noise_deg", "photometric_noise", *CHOSEN)
 
 
 class ProDepth(System):
@@ -101,50 +103,18 @@ class ProDepth(System):
 
     def prepare(self) -> None:
         """Check that the pair, the range and the teacher fit each other; load the trained networks if asked for."""
-        choice = self._choice()
+        choice = choice_of(self)
         volume.bins(choice.nearest, choice.farthest, choice.depth_bins, choice.binning)
         if self.resolution == "full" and self.scene != "motorcycle":
             raise InputError(expected("resolution", "live, except for the motorcycle", f"full with {self.scene}", then="Set resolution='live'"))
         if self.resolution == "full" and self.teacher == "trained":
             raise InputError(expected("teacher", "simulated at full resolution", "trained", then="Set resolution='live'"))
-        volume.check(self._setting().pair)
-        self._networks()
+        volume.check(setting_of(self).pair)
+        networks_of(self)
 
     def warm(self) -> None:
         """Compile the sweep."""
-        setting = self._setting()
-        analysis.analyse(setting, self._choice(), self._networks())
-
-    def _networks(self) -> Any:
-        if self.teacher != "trained":
-            return None
-        from workbench.systems.geometry import networks
-
-        return networks.load()
-
-    def _choice(self) -> Choice:
-        names = [n for n in Choice.__dataclass_fields__ if n not in {"nearest", "farthest"}]
-        near, far = pairs.RANGES.get(str(self.scene), pairs.DEFAULT_RANGE)
-        near, far = self.nearest or near, self.farthest or far
-        return Choice(**{n: getattr(self, n) for n in names}, nearest=near, farthest=far)
-
-    def _setting(self, full_size: bool = False) -> pairs.Setting:
-        """Return the pair as the present knobs have it, disturbed as they say."""
-        if self.scene == "pair":
-            setting = self._own()
-        elif self.scene == "motorcycle":
-            setting = pairs.motorcycle(self.object_speed, full=full_size)
-        else:
-            setting = pairs.scene(self.scene, self.texture, self.seed, self.baseline, self.object_speed)
-        return pairs.disturbed(setting, self.pose_noise_deg, self.photometric_noise, self.seed)
-
-    def _own(self) -> pairs.Setting:
-        if isinstance(self.left, str) or isinstance(self.right, str):
-            raise InputError(expected("left and right", "two pictures", "none" if isinstance(self.left, str) else "one", then="Choose both files"))
-        if self.teacher != "trained":
-            then = "Set teacher='trained'"
-            raise InputError(expected("teacher", "trained for your own pair, whose true depth nobody knows", "simulated", then=then))
-        return pairs.own(self.left, self.right, self.focal, self.baseline)
+        analysis.analyse(setting_of(self), choice_of(self), networks_of(self))
 
     def pictures_of(self, record: Record) -> dict[str, np.ndarray]:
         """Return the reader's own pair from a record's groups `image` (left) and `image/source` (right)."""
@@ -156,21 +126,24 @@ class ProDepth(System):
 
     def run(self, tape: NullTape) -> None:
         """Take the pair, time its volume, analyse it at full size where asked, and sweep the knobs that the paper turns."""
-        choice, whole = self._choice(), self.resolution == "full"
-        setting = self._setting(whole)
+        choice, whole = choice_of(self), self.resolution == "full"
+        setting = setting_of(self, full_size=whole)
         tape.step(0, 1, phase="two frames")
         found = full.analyse(setting, choice, tape) if whole else None
         if not isinstance(tape, Tape):
             if found is None:
-                analysis.analyse(setting, choice, self._networks())
+                analysis.analyse(setting, choice, networks_of(self))
             return
         for group, image in (("image", setting.pair.target), ("image/source", setting.pair.source)):
             tape.write(group, pixels=np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
         for row in studies.speed(setting, choice, tape, own=found.milliseconds if found else None):
             tape.write("meters", **row)
-        tape.describe("image", **self._facts(), run=json.dumps({n: getattr(self, n) for n in LIVE}))
+        tape.describe("image", **facts_of(self), focal_px=float(setting.pair.intrinsics[0, 0]), run=json.dumps({n: getattr(self, n) for n in LIVE}))
         if self.study and self.scene != "pair":
-            for group, columns, labels in studies.sweeps(self._at, choice, self._networks(), tape):
+            def at(speed: float) -> pairs.Setting:
+                return setting_of(self, speed=speed)
+
+            for group, columns, labels in studies.sweeps(at, self.object_speed, choice, networks_of(self), tape):
                 tape.write(group, **columns)
                 tape.describe(group, **labels)
         if found is not None:
@@ -179,21 +152,9 @@ class ProDepth(System):
     def _write_full(self, tape: Tape, found: full.Whole, setting: pairs.Setting) -> None:
         for group, columns in found.groups.items():
             tape.write(group, **columns)
-            tape.describe(group, **(found.labels[group] | self._facts()))
+            tape.describe(group, **(found.labels[group] | facts_of(self)))
         for row in found.meters:
             tape.write("meters", **row)
-
-    def _at(self, speed: float) -> pairs.Setting:
-        """Return the pair with another speed of the mover."""
-        other = type(self)(**{n: getattr(self, n) for n in self.knob_names()} | {"object_speed": speed})
-        return other._setting()
-
-    def _facts(self) -> dict[str, Any]:
-        """Return what a reader must know of a picture."""
-        return {
-            "scene": str(self.scene), "teacher": str(self.teacher), "resolution": str(self.resolution), "texture": str(self.texture),
-            "mover": "a pasted patch" if self.scene == "motorcycle" else "", "baseline_m": float(pairs.MOTO_BASELINE if self.scene == "motorcycle" else self.baseline),
-        }  # fmt: skip
 
     # ---- live --------------------------------------------------------------------------------------------------------
 
@@ -210,22 +171,73 @@ class ProDepth(System):
         whole = attrs["resolution"] == "full"
         if whole and now == json.loads(attrs["run"]):
             return {}
-        base = self._of(record)
-        setting, choice = base._setting(), base._choice()
-        found = analysis.analyse(setting, choice, base._networks())
-        columns, labels = analysis.groups(found, setting, base._facts() | now | {"preview": whole})
+        knobs = self._of(record)
+        setting, choice = setting_of(knobs), choice_of(knobs)
+        found = analysis.analyse(setting, choice, networks_of(knobs))
+        judged = analysis.judge(found, setting)
+        columns, labels = analysis.groups(found, setting, judged, facts_of(knobs) | now | {"preview": whole})
         provenance = "estimated" if whole else "measured"
-        meters = analysis.rows_of(record, lambda kind: kind != "quality") + analysis.quality(found, setting, provenance)
-        if self.scene == "motorcycle":
+        meters = analysis.rows_of(record, lambda kind: kind != "quality") + analysis.quality(found, setting, judged, provenance)
+        if knobs.scene == "motorcycle":
             meters.append(analysis.bad(found, setting, 0.5, provenance))
         columns["meters"] = analysis.columns_of(meters)
-        columns["curve/here"] = studies.here(found, setting, now)
+        columns["curve/here"] = studies.here(judged, now)
         labels["curve/here"] = {"x_label": "knob", "y_label": "AbsRel"}
         return {**columns, "attrs": labels}  # type: ignore[dict-item]
 
-    def _of(self, record: Record) -> ProDepth:
-        """Return a system with the record's run knobs and this one's live knobs: a run knob acts in the next run only."""
-        knobs = {n: v for n, v in record.knobs.items() if n in self.knob_names() and n not in ("left", "right")}
-        own = self.pictures_of(record)
-        shrunk = {"focal": float(record.group_attrs("maps").get("intrinsics", [self.focal])[0])} if own and "maps" in record else {}
-        return type(self)(**knobs | own | {n: getattr(self, n) for n in LIVE} | shrunk)
+    def _of(self, record: Record) -> SimpleNamespace:
+        """Return the record's run knobs with this system's live ones: a run knob acts in the next run only."""
+        knobs = SimpleNamespace(**record.knobs | self.pictures_of(record) | {n: getattr(self, n) for n in LIVE})
+        knobs.seed = record.attrs["seed"]
+        if knobs.scene == "pair":
+            knobs.focal = float(record.group_attrs("image")["focal_px"])  # of the picture as the record keeps it
+        return knobs
+
+
+# ---- what the knobs say: of a system, or of a record with a system's live knobs ---------------------------------------
+
+
+def choice_of(knobs: Any) -> Choice:
+    """Return the live knobs, the depth range filled in."""
+    near, far = pairs.RANGES.get(str(knobs.scene), pairs.DEFAULT_RANGE)
+    return Choice(**{n: getattr(knobs, n) for n in CHOSEN}, nearest=knobs.nearest or near, farthest=knobs.farthest or far)
+
+
+def networks_of(knobs: Any) -> Any:
+    """Return the trained networks where they are asked for, else None."""
+    if knobs.teacher != "trained":
+        return None
+    from workbench.systems.geometry import networks
+
+    return networks.load()
+
+
+def setting_of(knobs: Any, *, speed: float | None = None, full_size: bool = False) -> pairs.Setting:
+    """Return the pair as the knobs have it, disturbed as they say; `speed` in place of the mover's own."""
+    speed = float(knobs.object_speed if speed is None else speed)
+    if knobs.scene == "pair":
+        setting = _own(knobs)
+    elif knobs.scene == "motorcycle":
+        setting = pairs.motorcycle(speed, full=full_size)
+    else:
+        setting = pairs.scene(knobs.scene, knobs.texture, knobs.seed, knobs.baseline, speed)
+    return pairs.disturbed(setting, knobs.pose_noise_deg, knobs.photometric_noise, knobs.seed)
+
+
+def _own(knobs: Any) -> pairs.Setting:
+    missing = [n for n in ("left", "right") if isinstance(getattr(knobs, n), str)]
+    if missing:
+        raise InputError(expected("left and right", "two pictures of yours", f"no {missing[0]} one", then="Choose both files"))
+    if knobs.teacher != "trained":
+        wanted = "trained for your own pair, whose true depth nobody knows"
+        raise InputError(expected("teacher", wanted, "simulated", then="Set teacher='trained'"))
+    return pairs.own(knobs.left, knobs.right, knobs.focal, knobs.baseline)
+
+
+def facts_of(knobs: Any) -> dict[str, Any]:
+    """Return what a reader must know of a picture."""
+    real = knobs.scene == "motorcycle"
+    return {
+        "scene": str(knobs.scene), "teacher": str(knobs.teacher), "resolution": str(knobs.resolution), "texture": str(knobs.texture),
+        "mover": "a pasted patch" if real else "", "baseline_m": float(pairs.MOTO_BASELINE if real else knobs.baseline),
+    }  # fmt: skip

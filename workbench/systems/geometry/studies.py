@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from workbench.errors import WorkbenchError
 from workbench.meters import interleaved
 from workbench.systems.geometry import analysis, volume
-from workbench.systems.geometry.analysis import Choice, Found, joined, rows
+from workbench.systems.geometry.analysis import Choice, Judged, joined, rows
 from workbench.systems.geometry.pairs import Setting
 from workbench.tape import NullTape
 
@@ -72,11 +72,9 @@ def speed(setting: Setting, choice: Choice, tape: NullTape, own: float | None = 
 
 
 def sweeps(
-    at: Callable[[float], Setting], choice: Choice, networks: Any, tape: NullTape
+    at: Callable[[float], Setting], now: float, choice: Choice, networks: Any, tape: NullTape
 ) -> Iterator[tuple[str, dict[str, np.ndarray], dict[str, str]]]:
     """Yield (group, columns, labels): errors over object speed, over gamma and over beta, all else as it stands."""
-    from dataclasses import replace
-
     moving: dict[str, list[float]] = {"multi": [], "single": [], "fused": [], "ManyDepth": []}
     for i, value in enumerate(SPEEDS):
         tape.step(i, len(SPEEDS), phase="object speeds")
@@ -85,10 +83,10 @@ def sweeps(
         for name, ys in moving.items():
             ys.append(errors[name, "moving"]["abs_rel"])
     lines = [rows(name, SPEEDS, ys) for name, ys in moving.items()]
-    s = np.array([v for v in np.linspace(-1, 0.97, 60)])
+    s = np.linspace(-1, 0.97, 60)
     lines.append(rows("closed form", s, np.abs(1 / (1 - s) - 1)))
     yield "curve/object_speed", joined(lines), {"x_label": "object speed m / B", "y_label": "error on the moving thing (AbsRel)"}
-    here = at_present(at)
+    here = at(now)
     swept = analysis.volume_of(here, choice)
     for name, values in (("gamma", GAMMAS), ("beta", BETAS)):
         lines = []
@@ -103,17 +101,9 @@ def sweeps(
         yield f"curve/{name}", joined(lines), {"x_label": name, "y_label": ABSREL}
 
 
-def at_present(at: Callable[[float], Setting]) -> Setting:
-    """Return the setting at the system's own speed."""
-    owner = getattr(at, "__self__", None)
-    if owner is None:
-        raise WorkbenchError("Sweep: expected a system's own method. Call it through the system.")
-    return owner._setting()
-
-
-def here(found: Found, setting: Setting, knobs: dict[str, Any]) -> dict[str, np.ndarray]:
+def here(judged: Judged, knobs: dict[str, Any]) -> dict[str, np.ndarray]:
     """Return where the present knobs stand on the swept curves: `speed multi`, `gamma all`, ... , one row each."""
-    errors = analysis.table(found, setting)
+    errors = judged.errors
     parts = [rows(f"speed {m}", knobs["object_speed"], errors[m, "moving"]["abs_rel"]) for m in ("multi", "single", "fused", "ManyDepth")]
     for name in ("gamma", "beta"):
         parts += [rows(f"{name} {part}", knobs[name], errors["fused", part]["abs_rel"]) for part in ("all", "moving", "still")]

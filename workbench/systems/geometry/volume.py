@@ -128,7 +128,7 @@ def sweep(pair: Pair, depths: np.ndarray, *, cost: str = "l1", patch: int = 1) -
     absolute = kernels.plane_sweep(target, source, *camera, depths, border=BORDER)
     value, valid = absolute.cost, absolute.valid
     if cost != "l1":
-        from workbench.systems.geometry.ssim_sweep import ssim_sweep
+        from workbench.systems.geometry.loops import ssim_sweep
 
         alike = ssim_sweep(target, source, *camera, depths, valid)
         value = alike if cost == "ssim" else SSIM_SHARE * alike + (1 - SSIM_SHARE) * value
@@ -140,9 +140,11 @@ def sweep(pair: Pair, depths: np.ndarray, *, cost: str = "l1", patch: int = 1) -
 
 def pooled(cost: np.ndarray, valid: np.ndarray, patch: int) -> np.ndarray:
     """Return costs averaged over the valid part of a `patch` x `patch` window, plane by plane; 0 where not valid."""
-    known = valid.astype(np.float32)
-    total, count = box_sum(cost * known, patch), box_sum(known, patch)
-    return np.where(valid, total / np.maximum(count, 1), 0)
+    from workbench.systems.geometry.loops import pool
+
+    out = np.empty(cost.shape, np.float32)
+    pool(cost, valid, patch // 2, out)
+    return out
 
 
 def box_sum(planes: np.ndarray, side: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""SSIM instead of L1 for every pixel at every depth: warp a plane, compare 3 x 3 windows, forget the plane."""
+"""The loops of a volume, plane by plane: averages over windows, and SSIM (warp a plane, compare 3 x 3 windows, forget the plane)."""
 
 from __future__ import annotations
 
@@ -77,3 +77,27 @@ def ssim_sweep(
     turned, shift = projection(intrinsics, rotation, translation)
     _planes(target, source, mean, variance, turned, shift, np.asarray(depths, np.float64), out)
     return np.where(valid, out / len(target), 0).astype(np.float32)
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def pool(cost, valid, half, out):
+    """Write means of the valid costs in (2 half + 1)-sided windows, (D, h, w) fp32, 0 where not valid: down, then across."""
+    planes, height, width = cost.shape
+    for i in prange(planes):
+        total, count = np.empty(width, np.float32), np.empty(width, np.float32)
+        for y in range(height):
+            total[:], count[:] = 0, 0
+            for row in range(max(0, y - half), min(height, y + half + 1)):
+                for x in range(width):
+                    known = np.float32(valid[i, row, x])
+                    total[x] += cost[i, row, x] * known
+                    count[x] += known
+            for x in range(width):
+                if valid[i, y, x]:
+                    value, known = np.float32(0), np.float32(0)
+                    for column in range(max(0, x - half), min(width, x + half + 1)):
+                        value += total[column]
+                        known += count[column]
+                    out[i, y, x] = value / known
+                else:
+                    out[i, y, x] = 0
