@@ -118,7 +118,9 @@ def main() -> None:
     costs = {id(c): c.cost.astype(np.float16) for c in [*still, *moving]}
 
     singles = Pool(alone)
-    singles.images = np.concatenate([singles.images, *([np.round(c.image * 255).astype(np.uint8)[None] for c in [*still, *moving]])])
+    singles.images = np.concatenate(
+        [singles.images, *([np.round(c.image * 255).astype(np.uint8)[None] for c in [*still, *moving]])]
+    )
     singles.true = np.concatenate([singles.true, *([c.true[None] for c in [*still, *moving]])])
 
     def teacher(step: int) -> torch.Tensor:
@@ -185,7 +187,9 @@ def exam(nets: networks.Networks, count: int = 60) -> dict[str, float]:
     return {name: round(float(np.nanmean(values)), 4) for name, values in found.items()}
 
 
-def write(parts: dict[str, networks.DepthNet], trainers: dict[str, Trainer], found: dict[str, float], args: argparse.Namespace) -> None:
+def write(
+    parts: dict[str, networks.DepthNet], trainers: dict[str, Trainer], found: dict[str, float], args: argparse.Namespace
+) -> None:
     """Write weights (fp16), figures and the card."""
     folder = networks.FOLDER
     folder.mkdir(parents=True, exist_ok=True)

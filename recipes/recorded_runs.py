@@ -32,6 +32,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "zipvl": {},
     "g_search": {},
     "atp_llava": {},
+    "prodepth": {},
 }
 
 

@@ -45,6 +45,16 @@ _FILES = (
     "rank_agreement",
     "thresholds",
     "kept_by_kind",
+    "depth_maps",
+    "cost_curve",
+    "error_split",
+    "movers_found",
+    "uncertainty_maps",
+    "ghost_speed",
+    "threshold_sweep",
+    "volume_slice",
+    "depth_wipe",
+    "point_cloud",
     "speed_quality",
 )
 

@@ -224,7 +224,9 @@ def thrifty(values: np.ndarray, bits: int) -> np.ndarray:
     return np.rint(values * np.float32(2**bits)) * np.float32(2.0**-bits)
 
 
-def meter(name: str, value: float, unit: str, kind: str, better: str, baseline: float, versus: str, **more: Any) -> dict[str, Any]:
+def meter(
+    name: str, value: float, unit: str, kind: str, better: str, baseline: float, versus: str, **more: Any
+) -> dict[str, Any]:
     """Return one row of `meters` as a dict."""
     return {
         "meter": name, "value": value, "unit": unit, "kind": kind, "better": better, "provenance": more.get("provenance", "measured"),
@@ -248,7 +250,9 @@ def quality(found: Found, setting: Setting, judged: Judged, provenance: str = "m
     out.append(meter("delta < 1.25", e["delta"], *args, samples=e["pixels"], provenance=provenance))
     if setting.moving.any():
         areas = judged.areas
-        out.append(meter("movers found by U", areas["U"], "AUC", "quality", "higher", areas["entropy"], "entropy", provenance=provenance))
+        out.append(
+            meter("movers found by U", areas["U"], "AUC", "quality", "higher", areas["entropy"], "entropy", provenance=provenance)
+        )
     return out
 
 

@@ -48,7 +48,9 @@ def single_law(depths: np.ndarray, depth: np.ndarray, sigma: np.ndarray) -> np.n
     return np.exp(away, out=away)
 
 
-def dynamic_probability(single: np.ndarray, other: np.ndarray, beta: float, *, form: str = "paper", unit: float = 1.0) -> np.ndarray:
+def dynamic_probability(
+    single: np.ndarray, other: np.ndarray, beta: float, *, form: str = "paper", unit: float = 1.0
+) -> np.ndarray:
     """Return U (h, w) in [0, 1): how surely two depths contradict each other.
 
     Args:

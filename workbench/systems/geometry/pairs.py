@@ -71,7 +71,9 @@ def _motorcycle() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _camera(scale: int, column: int, row: int, shift: float) -> np.ndarray:
     """Return K of a window that starts at (column, row), averaged down by `scale`; pixel centres are whole numbers."""
     x, y = MOTO_CENTER[0] + shift - column, MOTO_CENTER[1] - row
-    return np.array([[MOTO_FOCAL / scale, 0, (x + 0.5) / scale - 0.5], [0, MOTO_FOCAL / scale, (y + 0.5) / scale - 0.5], [0, 0, 1]])
+    return np.array(
+        [[MOTO_FOCAL / scale, 0, (x + 0.5) / scale - 0.5], [0, MOTO_FOCAL / scale, (y + 0.5) / scale - 0.5], [0, 0, 1]]
+    )
 
 
 def blocks(image: np.ndarray, scale: int) -> np.ndarray:

@@ -81,7 +81,9 @@ class ProDepth(System):
     depth_bins = knob(param.Integer, 64, bounds=(8, 192), live=True, symbol="D", doc="Depth candidates (128 in the paper).")
     binning = knob(param.Selector, "log", objects=list(volume.BINNINGS), live=True, doc="How candidates are spaced between the nearest and the farthest.")  # fmt: skip
     cost = knob(param.Selector, "l1", objects=list(volume.COSTS), live=True, doc="What a match costs: colour difference, structure, or 0.85 of the latter with 0.15 of the former.")  # fmt: skip
-    patch = knob(param.Selector, 3, objects=[1, 3, 5, 7], live=True, doc="Side of the window over which costs are averaged, pixels.")
+    patch = knob(
+        param.Selector, 3, objects=[1, 3, 5, 7], live=True, doc="Side of the window over which costs are averaged, pixels."
+    )
     pose_noise_deg = knob(param.Number, 0.0, bounds=(0.0, 2.0), step=0.05, live=True, unit="deg", doc="Error of the rotation that the method is told.")  # fmt: skip
     photometric_noise = knob(param.Number, 0.0, bounds=(0.0, 0.2), step=0.005, live=True, doc="Standard deviation of noise on the other frame, of full intensity.")  # fmt: skip
     teacher = knob(param.Selector, "simulated", objects=["simulated", "trained"], doc="Single-frame depth: the truth with a bias of 12 %, or a small trained network.")  # fmt: skip
@@ -106,7 +108,9 @@ class ProDepth(System):
         choice = choice_of(self)
         volume.bins(choice.nearest, choice.farthest, choice.depth_bins, choice.binning)
         if self.resolution == "full" and self.scene != "motorcycle":
-            raise InputError(expected("resolution", "live, except for the motorcycle", f"full with {self.scene}", then="Set resolution='live'"))
+            raise InputError(
+                expected("resolution", "live, except for the motorcycle", f"full with {self.scene}", then="Set resolution='live'")
+            )
         if self.resolution == "full" and self.teacher == "trained":
             raise InputError(expected("teacher", "simulated at full resolution", "trained", then="Set resolution='live'"))
         volume.check(setting_of(self).pair)
@@ -138,8 +142,14 @@ class ProDepth(System):
             tape.write(group, pixels=np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
         for row in studies.speed(setting, choice, tape, own=found.milliseconds if found else None):
             tape.write("meters", **row)
-        tape.describe("image", **facts_of(self), focal_px=float(setting.pair.intrinsics[0, 0]), run=json.dumps({n: getattr(self, n) for n in LIVE}))
+        tape.describe(
+            "image",
+            **facts_of(self),
+            focal_px=float(setting.pair.intrinsics[0, 0]),
+            run=json.dumps({n: getattr(self, n) for n in LIVE}),
+        )
         if self.study and self.scene != "pair":
+
             def at(speed: float) -> pairs.Setting:
                 return setting_of(self, speed=speed)
 

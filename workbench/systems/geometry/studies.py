@@ -104,7 +104,10 @@ def sweeps(
 def here(judged: Judged, knobs: dict[str, Any]) -> dict[str, np.ndarray]:
     """Return where the present knobs stand on the swept curves: `speed multi`, `gamma all`, ... , one row each."""
     errors = judged.errors
-    parts = [rows(f"speed {m}", knobs["object_speed"], errors[m, "moving"]["abs_rel"]) for m in ("multi", "single", "fused", "ManyDepth")]
+    parts = [
+        rows(f"speed {m}", knobs["object_speed"], errors[m, "moving"]["abs_rel"])
+        for m in ("multi", "single", "fused", "ManyDepth")
+    ]
     for name in ("gamma", "beta"):
         parts += [rows(f"{name} {part}", knobs[name], errors["fused", part]["abs_rel"]) for part in ("all", "moving", "still")]
     return joined(parts)
