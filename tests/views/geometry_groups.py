@@ -6,7 +6,6 @@ It stands beside the simulated record because both use `maps` in sizes of their 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 

@@ -21,11 +21,14 @@ SHOWN = (
     ("depth_single", "one frame alone", ""),
     ("depth_fused", "both, joined", "accepted"),
 )
-BOXES = ((0.0, 0.485, 0.53, 0.94), (0.515, 1.0, 0.53, 0.94), (0.0, 0.485, 0.0, 0.41), (0.515, 1.0, 0.0, 0.41))
+FRAMES = (("image", "this frame"), ("image/source", "the other frame"))
+SIDES, ROWS = ((0.0, 0.492), (0.508, 1.0)), ((0.735, 0.965), (0.42, 0.65), (0.105, 0.335))
 
 
 def error_of(record: Record, name: str, where: np.ndarray | None = None) -> float:
     """Return AbsRel of a depth map (NaN where nothing can be judged)."""
+    if not has(record, "maps", "depth_true"):
+        return float("nan")
     depth, true = record.column("maps", name), record.column("maps", "depth_true")
     known = np.isfinite(depth) & np.isfinite(true)
     known = known if where is None else known & where
@@ -33,13 +36,13 @@ def error_of(record: Record, name: str, where: np.ndarray | None = None) -> floa
 
 
 def _known(record: Record) -> list[tuple[str, str, str]]:
-    """Return the panels that this record can show: without truth the frame itself stands in its place."""
+    """Return the panels that this record can show: the truth only where it is known."""
     true = has(record, "maps", "depth_true") and np.isfinite(record.column("maps", "depth_true")).any()
     return [s for s in SHOWN if has(record, "maps", s[0]) and (true or s[0] != "depth_true")]
 
 
 def draw(record: Record, *, selected: int | None = None, theme: str = "light", title: str = "") -> Spec:
-    """Return up to four depth maps on one scale.
+    """Return both frames and up to four depth maps on one scale.
 
     Args:
         selected: chosen pixel, row * width + column.
@@ -48,30 +51,38 @@ def draw(record: Record, *, selected: int | None = None, theme: str = "light", t
     low, high = panels.depth_range(record)
     data: list[Spec] = []
     layout: Spec = {"annotations": [], "images": []}
-    shown = _known(record)
     shape = record.column("maps", "depth_multi").shape
-    boxes = BOXES if len(shown) == 4 else BOXES[1:]
-    if len(shown) < 4 and "image" in record:
-        shown, boxes = [("", "the frame", ""), *shown], BOXES
-    for i, ((name, words, meaning), box) in enumerate(zip(shown, boxes, strict=False)):
+    frames = [(g, w) for g, w in FRAMES if g in record and record.column(g, "pixels").shape[:2] == shape]
+    cells = [(side, down) for down in ROWS for side in SIDES]
+    for i, ((name, words, meaning), cell) in enumerate(
+        zip([*((g, w, "frame") for g, w in frames), *_known(record)], cells, strict=False)
+    ):
+        box = (*cell[0], *cell[1])
         layout |= panels.axes(i, shape, box)
-        if name:
-            data.append(panels.panel(record.column("maps", name), i, digits=2, unit="m", name=words, coloraxis="coloraxis"))
-            data.append(panels.cross(row, column, i, theme))
-            if name != "depth_true" and has(record, "maps", "moving_true"):
-                data += panels.outline(record.column("maps", "moving_true"), i, theme)
-            error = error_of(record, name) if name != "depth_true" and "depth_true" in record.variables("maps") else float("nan")
-            words += f", off by {error:.1%}" if error == error else ""
+        if meaning == "frame":
+            layout["images"].append(panels.frame(record.column(name, "pixels"), i))
+            data += [panels.cross(row, column, i, theme)] if name == "image" else [panels.cross(-9, -9, i, theme)]
         else:
-            layout["images"].append(panels.frame(record.column("image", "pixels"), i))
-            data.append(panels.cross(row, column, i, theme))
-        layout["annotations"].append(panels.heading(words, box, theme, meaning))
-    tall = shape[0] / shape[1]
+            data += _depths(record, name, words, i, (row, column), theme)
+            error = error_of(record, name) if name != "depth_true" else float("nan")
+            words += f", off by {error:.1%}" if error == error else ""
+        layout["annotations"].append(panels.heading(words, box, theme, meaning if meaning != "frame" else ""))
+    bar = panels.scale_bar("depth, metres", orientation="h", x=0.5, y=0.05, yanchor="top", len=1.0, thicknessmode="pixels")
+    bar["title"]["side"] = "bottom"
     layout |= {
-        "height": int(110 + 620 * tall), "dragmode": False,
-        "coloraxis": {"colorscale": panels.DEPTH, "cmin": low, "cmax": high, "colorbar": panels.scale_bar("depth, metres", len=0.94, y=0.47)},
+        "height": int(150 + 960 * shape[0] / shape[1]), "dragmode": False,
+        "coloraxis": {"colorscale": panels.DEPTH, "cmin": low, "cmax": high, "colorbar": bar},
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "depth_maps"))
+
+
+def _depths(record: Record, name: str, words: str, index: int, pixel: tuple[int, int], theme: str) -> list[Spec]:
+    """Return one depth map, the chosen pixel, and the border of what truly moves."""
+    found = [panels.panel(record.column("maps", name), index, digits=2, unit="m", name=words, coloraxis="coloraxis")]
+    found.append(panels.cross(*pixel, index, theme))
+    if name != "depth_true" and has(record, "maps", "moving_true"):
+        found += panels.outline(record.column("maps", "moving_true"), index, theme)
+    return found
 
 
 def caption(record: Record, *, selected: int | None = None) -> str:
@@ -111,7 +122,7 @@ VIEW = View(
     groups=("maps",),
     question="How deep is every pixel, and who is wrong?",
     reading=(
-        "Dark is near, light is far, on one scale in metres; what lies beyond its end takes the end's colour. Matching compares two frames, the "
+        "Above, the two frames. Below, dark is near, light is far, on one scale in metres; what lies beyond its end takes the end's colour. Matching compares two frames, the "
         "single frame only looks; joined is ProDepth's answer. The dashed line encloses what truly moves. Click a pixel: the ring marks it, and "
         "its curves, slices and the wipe follow. A gap means that no candidate could be compared."
     ),

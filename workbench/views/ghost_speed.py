@@ -8,7 +8,7 @@ import numpy as np
 
 from workbench import theme as house
 from workbench.views import View
-from workbench.views.common import Curves, Spec, note, revision, table
+from workbench.views.common import Curves, Spec, revision, table
 
 if TYPE_CHECKING:
     from workbench.record import Record
@@ -47,7 +47,6 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
         "height": 360, "showlegend": True,
         "xaxis": {"range": [-1.05, 1.25], "title": {"text": "object speed m / B (1: it keeps pace with the camera)"}},
         "yaxis": {"type": "log", "range": [-2.1, 1.2], "title": {"text": "error on the moving thing"}, "tickvals": list(TICKS), "ticktext": [f"{t:.0%}" for t in TICKS]},
-        "annotations": [note("rings: the knobs as they stand; lines: as the run measured them", theme, x=1, y=0.02)],
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "ghost_speed"))
 
@@ -57,12 +56,12 @@ def _positive(y: np.ndarray) -> list[float | None]:
 
 
 def blind_spot(record: Record) -> float | None:
-    """Return the speed above 0 at which the joined depth is furthest off the single frame's, if it is off by half as much again."""
+    """Return the speed between 0 and 1 at which the joined depth is furthest off the single frame's, if it is off by half as much again."""
     curves = Curves(record, GROUP)
     if not {"fused", "single"} <= set(curves.names):
         return None
     x, fused, single = curves["fused"][0], curves["fused"][1], curves["single"][1]
-    excess = np.where((x > 0) & np.isfinite(fused), fused / single, 0)
+    excess = np.where((x > 0) & (x < 1) & np.isfinite(fused), fused / single, 0)
     return float(x[excess.argmax()]) if excess.max() > 1.5 else None
 
 

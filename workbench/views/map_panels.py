@@ -19,7 +19,9 @@ from workbench.views.common import Spec, has
 if TYPE_CHECKING:
     from workbench.record import Record
 
-DEPTH, DOUBT, COST = "Viridis", "Magma", "Cividis"
+DEPTH, COST = "Viridis", "Cividis"
+_MAGMA = ("#000004", "#180f3d", "#440f76", "#721f81", "#9e2f7f", "#cd4071", "#f1605d", "#fd9668", "#feca8d", "#fcfdbf")
+DOUBT = [[i / (len(_MAGMA) - 1), colour] for i, colour in enumerate(_MAGMA)]  # the browser's plotly knows no magma by name
 MOST = 190  # pixels across that a panel draws; larger maps are thinned, and the hover says which pixel it was
 
 

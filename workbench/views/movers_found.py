@@ -8,7 +8,7 @@ import numpy as np
 
 from workbench import theme as house
 from workbench.views import View
-from workbench.views.common import Curves, Spec, note, revision, table
+from workbench.views.common import Curves, Spec, revision, table
 
 if TYPE_CHECKING:
     from workbench.record import Record
@@ -44,10 +44,9 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
             "hovertemplate": f"{house.escape(name)}: finds %{{y:.0%}}, false alarms %{{x:.0%}}<extra></extra>",
         })  # fmt: skip
     layout = {
-        "height": 360, "showlegend": True, "legend": {"orientation": "v", "x": 0.98, "xanchor": "right", "y": 0.04, "yanchor": "bottom", "bgcolor": d.background},
+        "height": 360, "showlegend": True, "legend": {"orientation": "v", "x": 0.98, "xanchor": "right", "y": 0.04, "yanchor": "bottom", "bgcolor": d.background, "title": {"text": "area under the curve", "font": {"size": 12, "color": d.muted}}},
         "xaxis": {"range": [-0.01, 1.01], "tickformat": ".0%", "title": {"text": curves.label("x")}},
         "yaxis": {"range": [-0.01, 1.03], "tickformat": ".0%", "title": {"text": curves.label("y")}},
-        "annotations": [note("legend: area under the curve", theme, x=0.98, y=0.42)],
     }  # fmt: skip
     spec = house.picture(data, layout, theme=theme, title=title, revision=revision(record, "movers_found"))
     spec["layout"]["margin"]["t"] = 44 if title else 12  # the legend stands inside

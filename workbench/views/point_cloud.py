@@ -24,7 +24,7 @@ def points(record: Record, name: str) -> tuple[np.ndarray, np.ndarray]:
     y, x = np.mgrid[0 : depth.shape[0] : step, 0 : depth.shape[1] : step]
     z = depth[::step, ::step]
     _, far = panels.depth_range(record)
-    keep = np.isfinite(z) & (z <= 1.3 * far)
+    keep = np.isfinite(z) & (z <= far)
     k = np.array(
         record.group_attrs("maps").get(
             "intrinsics", [depth.shape[1], 0, depth.shape[1] / 2, 0, depth.shape[1], depth.shape[0] / 2, 0, 0, 1]
@@ -49,13 +49,20 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
         ghost, at = points(record, "depth_multi")
         on = record.column("maps", "moving_true")[at[:, 0], at[:, 1]]
         right, down, ahead = ghost[on].T.round(3)
-        marker = {"size": 2, "color": d.line("rejected"), "symbol": "x", "opacity": 0.7}
+        marker = {"size": 2.5, "color": d.line("rejected"), "symbol": "cross", "opacity": 0.8}
         data.append({"type": "scatter3d", "mode": "markers", "name": "the moving thing by matching alone", "x": right.tolist(), "y": ahead.tolist(), "z": (-down).tolist(), "marker": marker, "hovertemplate": "ghost, %{y:.2f} m ahead<extra></extra>"})  # fmt: skip
-    axis = {"backgroundcolor": d.background, "gridcolor": d.grid, "color": d.muted, "showspikes": False}
+    axis = {
+        "backgroundcolor": d.background,
+        "gridcolor": d.grid,
+        "color": d.muted,
+        "showspikes": False,
+        "zeroline": False,
+        "nticks": 5,
+    }
     layout = {
-        "height": 430, "showlegend": True, "legend": {"font": {"size": 12, "color": d.text}},
+        "height": 430, "showlegend": True, "legend": {"itemsizing": "constant", "font": {"size": 12, "color": d.text}},
         "scene": {
-            "aspectmode": "data", "camera": {"eye": {"x": -0.5, "y": -1.5, "z": 0.75}, "center": {"x": 0, "y": 0.1, "z": -0.15}},
+            "aspectmode": "data", "camera": {"eye": {"x": -0.45, "y": -1.75, "z": 0.7}, "center": {"x": 0.05, "y": 0.1, "z": -0.2}},
             "xaxis": axis | {"title": {"text": "right, m"}}, "yaxis": axis | {"title": {"text": "ahead, m"}}, "zaxis": axis | {"title": {"text": "up, m"}},
         },
     }  # fmt: skip
@@ -95,7 +102,7 @@ VIEW = View(
     groups=("maps",),
     question="Does the scene stand up in space?",
     reading=(
-        "Each point is a pixel at its joined depth, in the colour of the picture: drag to turn, scroll to come nearer. Crosses show where matching "
+        "Each point is a pixel at its joined depth, in the colour of the picture: drag to turn, scroll to come nearer. Vermillion crosses show where matching "
         "alone would put the moving thing: its ghost. Points far beyond the scene are left out, and of large pictures only some are drawn."
     ),
     draw=draw,

@@ -8,7 +8,7 @@ import numpy as np
 
 from workbench import theme as house
 from workbench.views import View
-from workbench.views.common import Curves, Spec, note, revision, table
+from workbench.views.common import Curves, Spec, revision, table
 
 if TYPE_CHECKING:
     from workbench.record import Record
@@ -53,7 +53,7 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
                         "hoverinfo": "skip",
                     }
                 )
-        layout[f"xaxis{axis}"] = {"domain": [0, 0.47] if not i else [0.53, 1], "anchor": f"y{axis}", "title": {"text": f"{name} ({'γ' if not i else 'β'})"}, **({"type": "log", "tickvals": [0.05, 0.1, 0.2, 0.6, 1, 3]} if i else {})}  # fmt: skip
+        layout[f"xaxis{axis}"] = {"domain": [0, 0.47] if not i else [0.53, 1], "anchor": f"y{axis}", "title": {"text": f"{name} ({'γ' if not i else 'β'}), dashed: the paper's"}, **({"type": "log", "tickvals": [0.05, 0.1, 0.2, 0.6, 1, 3]} if i else {})}  # fmt: skip
         layout[f"yaxis{axis}"] = {
             "tickformat": ".0%",
             "anchor": f"x{axis}",
@@ -61,7 +61,6 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
         }
         layout["shapes"].append({"type": "line", "xref": f"x{axis}", "yref": "paper", "x0": PAPER[name], "x1": PAPER[name], "y0": 0, "y1": 1, "line": {"color": d.muted, "width": 1, "dash": "dash"}})  # fmt: skip
     layout["yaxis"]["range"] = [0, max(top * 1.08, 0.01)]
-    layout["annotations"].append(note("dashed: the paper's value", theme, x=1, y=0.99))
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "threshold_sweep"))
 
 

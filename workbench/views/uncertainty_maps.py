@@ -75,9 +75,7 @@ def caption(record: Record, *, selected: int | None = None) -> str:
     text = f"U is {u[moving].mean():.2f} on what moves and {u[~moving].mean():.2f} elsewhere"
     if has(record, "maps", "entropy"):
         e = record.column("maps", "entropy")
-        text += (
-            f"; the matching law's entropy is {e[moving].mean():.3f} and {e[~moving].mean():.3f} of its greatest possible value"
-        )
+        text += f"; the matching law's entropy is {np.nanmean(e[moving]):.3f} and {np.nanmean(e[~moving]):.3f} of its greatest possible value"
     return text + "."
 
 
@@ -93,8 +91,8 @@ def say(record: Record, *, selected: int | None = None) -> str:
     for name, words, _ in SHOWN:
         if has(record, "maps", name):
             values = record.column("maps", name)
-            means = [f"{values[m].mean():.3f}" if m.any() else "–" for m in (moving, ~moving)]
-            rows.append([words, *means, f"{values[row, column]:.3f}"])
+            means = [f"{np.nanmean(values[m]):.3f}" if m.any() else "–" for m in (moving, ~moving)]
+            rows.append([words, *means, f"{values[row, column]:.3f}" if np.isfinite(values[row, column]) else "–"])
     return (
         caption(record, selected=selected)
         + "\n\n"

@@ -39,7 +39,6 @@ def draw(record: Record, *, selected: int | None = None, theme: str = "light", t
     Args:
         selected: chosen pixel, row * width + column.
     """
-    d = house.design(theme)
     row, column, volume_row, plane, depths = _place(record, selected)
     cost = record.column("cost_volume", "cost")
     step = int(record.group_attrs("cost_volume").get("stride", 1))
@@ -59,14 +58,14 @@ def draw(record: Record, *, selected: int | None = None, theme: str = "light", t
             colour = "#ffffff" if meaning == "text" else house.MEANINGS[meaning].colour
             y = np.where(np.isfinite(values), values.round(3), None).tolist()
             data.append({"type": "scatter", "mode": "lines", "name": words, "x": list(range(len(values))), "y": y, "line": {"color": colour, "width": 2, "dash": dash}, "hoverinfo": "skip"})  # fmt: skip
-    slab = cost[plane].astype(float)
+    slab, seen = cost[plane].astype(float), record.column("cost_volume", "valid")[plane]
     bar = panels.scale_bar("cost", len=0.4, y=0.18, nticks=3)
-    data.append(panels.panel(np.where(record.column("cost_volume", "valid")[plane], slab, np.nan), 1, digits=4, name="cost", colorscale=panels.COST, zmin=0, zmax=float(np.percentile(slab, 98)) + 1e-6, colorbar=bar))  # fmt: skip
+    data.append(panels.panel(np.where(seen, slab, np.nan), 1, digits=4, name="cost", colorscale=panels.COST, zmin=0, zmax=float(np.percentile(slab[seen], 98) if seen.any() else 1) + 1e-6, colorbar=bar))  # fmt: skip
     data[-1].pop("customdata")
     data.append(panels.cross(row // step, column // step, 1, theme))
     span = [float(np.log10(depths[0])), float(np.log10(depths[-1]))]
     layout = panels.axes(1, slab.shape, PLANE_BOX) | {
-        "height": 470, "showlegend": True, "dragmode": False, "legend": {"font": {"size": 12, "color": d.text}},
+        "height": 470, "dragmode": False,
         "xaxis": {"domain": [0, 1], "range": [-0.5, x[-1] + step - 0.5], "showgrid": False, "fixedrange": True, "title": {"text": ""}},
         "yaxis": {"domain": list(ROW_BOX[2:]), "type": "log", "range": span, "title": {"text": "depth, metres"}, "showgrid": False, "fixedrange": True, "tickvals": [t for t in (0.5, 1, 2, 3, 5, 10, 20, 40) if depths[0] <= t <= depths[-1]]},
         "shapes": [
@@ -74,7 +73,7 @@ def draw(record: Record, *, selected: int | None = None, theme: str = "light", t
             {"type": "line", "xref": "x", "yref": "y", "x0": column, "x1": column, "y0": depths[0], "y1": depths[-1], "line": {"color": house.MEANINGS["selected"].colour, "width": 1.5, "dash": "dot"}},
         ],
         "annotations": [
-            panels.heading(f"row {row}: every column over depth, near at the bottom", ROW_BOX, theme),
+            panels.heading(f"row {row}, near at the bottom; white: true, dashed blue: matching, green: joined", ROW_BOX, theme),
             panels.heading(f"all pixels at {depths[plane]:.2f} m, what matching chose for the ringed one", PLANE_BOX, theme),
         ],
     }  # fmt: skip

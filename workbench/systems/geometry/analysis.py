@@ -105,6 +105,8 @@ def analyse(setting: Setting, choice: Choice, networks: Any = None, swept: Volum
     doubt = fusion.doubt(seen, law)
     maps |= {"entropy": doubt.entropy, "peak_ratio": doubt.peak_ratio, "lowest_cost": doubt.lowest, "p_max": doubt.p_max}
     maps["spread"] = doubt.spread
+    unknown = ~seen.valid.any(0)
+    maps |= {n: np.where(unknown, np.nan, maps[n]) for n in ("entropy", "peak_ratio", "lowest_cost", "p_max", "spread")}
     return Found(seen, law, fused, {n: m if m.dtype == bool else m.astype(np.float32) for n, m in maps.items()})
 
 

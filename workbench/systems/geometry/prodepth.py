@@ -84,7 +84,7 @@ class ProDepth(System):
     patch = knob(
         param.Selector, 3, objects=[1, 3, 5, 7], live=True, doc="Side of the window over which costs are averaged, pixels."
     )
-    pose_noise_deg = knob(param.Number, 0.0, bounds=(0.0, 2.0), step=0.05, live=True, unit="deg", doc="Error of the rotation that the method is told.")  # fmt: skip
+    pose_noise_deg = knob(param.Number, 0.0, bounds=(0.0, 2.0), step=0.05, live=True, unit="deg", label="Pose noise", doc="Error of the rotation that the method is told.")  # fmt: skip
     photometric_noise = knob(param.Number, 0.0, bounds=(0.0, 0.2), step=0.005, live=True, doc="Standard deviation of noise on the other frame, of full intensity.")  # fmt: skip
     teacher = knob(param.Selector, "simulated", objects=["simulated", "trained"], doc="Single-frame depth: the truth with a bias of 12 %, or a small trained network.")  # fmt: skip
     resolution = knob(param.Selector, "live", objects=["live", "full"], doc="64 x 160, or every pixel of the motorcycle pair (on release).")  # fmt: skip
