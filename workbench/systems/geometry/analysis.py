@@ -196,11 +196,15 @@ def judge(found: Found, setting: Setting) -> Judged:
 
 
 def groups(found: Found, setting: Setting, judged: Judged, attrs: dict[str, Any]) -> tuple[Columns, dict[str, dict[str, Any]]]:
-    """Return the record's groups (volume, maps, errors, ROC) and their attributes; `fused` is 0 where nothing was joined."""
+    """Return the record's groups (volume, maps, errors, ROC) and their attributes; `fused` is 0 where nothing was joined.
+
+    With `stride` among the attributes, the volume holds every so many rows and columns of the maps.
+    """
+    step = int(attrs.get("stride", 1))
     v, joint = found.volume, (found.maps["weight"] == 0) | (attrs.get("product") == "everywhere")
     columns: Columns = {
         "cost_volume": {
-            "cost": v.cost, "probability": thrifty(found.law, 14), "valid": v.valid, "depth": v.depths, "fused": thrifty(found.fused, 7) * joint,
+            "cost": v.cost, "probability": thrifty(found.law, 14), "valid": v.valid, "depth": v.depths, "fused": thrifty(found.fused, 7) * joint[::step, ::step],
         },
         "maps": found.maps,
         "curve/errors": error_curves(judged.errors),

@@ -67,9 +67,7 @@ def _packed(setting: Setting, maps: Any, volume: Any, depths: np.ndarray, spent:
     seen = analysis.Volume(volume["cost"], volume["valid"], depths)
     found = Found(seen, volume["probability"], volume["fused"], maps)
     judged = analysis.judge(found, setting)
-    groups, labels = analysis.groups(
-        found, setting, judged, {n: getattr(choice, n) for n in ("gamma", "beta", "sigma", "product")}
-    )
-    labels["cost_volume"]["stride"] = STRIDE
+    attrs = {n: getattr(choice, n) for n in ("gamma", "beta", "sigma", "product")} | {"stride": STRIDE}
+    groups, labels = analysis.groups(found, setting, judged, attrs)
     meters = [*analysis.quality(found, setting, judged), analysis.bad(found, setting, 2.0)]
     return Whole(groups, labels, meters, spent)
