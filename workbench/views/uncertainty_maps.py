@@ -50,7 +50,6 @@ def draw(record: Record, *, selected: int | None = None, theme: str = "light", t
         bar = panels.scale_bar("", len=0.42, y=(box[2] + box[3]) / 2, x=box[1] + 0.005, nticks=4)
         colors = {
             "colorscale": panels.DOUBT if name != "weight" else "Greys",
-            "reversescale": name == "weight",
             "zmin": low,
             "zmax": high,
             "colorbar": bar,

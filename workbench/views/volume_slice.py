@@ -73,7 +73,7 @@ def draw(record: Record, *, selected: int | None = None, theme: str = "light", t
             {"type": "line", "xref": "x", "yref": "y", "x0": column, "x1": column, "y0": depths[0], "y1": depths[-1], "line": {"color": house.MEANINGS["selected"].colour, "width": 1.5, "dash": "dot"}},
         ],
         "annotations": [
-            panels.heading(f"row {row}, near at the bottom; white: true, dashed blue: matching, green: joined", ROW_BOX, theme),
+            panels.heading(f"row {row}; white: true, dashed: matching, green: joined", ROW_BOX, theme),
             panels.heading(f"all pixels at {depths[plane]:.2f} m, what matching chose for the ringed one", PLANE_BOX, theme),
         ],
     }  # fmt: skip
