@@ -33,6 +33,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "g_search": {},
     "atp_llava": {},
     "prodepth": {},
+    "parallelbench": {"seed": 2},
+    "bits_to_rounds": {"seed": 1},
 }
 
 

@@ -55,6 +55,17 @@ _FILES = (
     "volume_slice",
     "depth_wipe",
     "point_cloud",
+    "commit_film",
+    "commit_map",
+    "tokens_accuracy",
+    "bits_lost",
+    "why_broke",
+    "oracle_gap",
+    "bits_rounds",
+    "ledger",
+    "explored",
+    "fewer_rounds",
+    "cost_knee",
     "speed_quality",
 )
 
