@@ -70,7 +70,9 @@ def test_the_true_depth_is_the_minimum_where_there_is_texture_and_no_occlusion(t
     textured = np.abs(np.gradient(grey, axis=1)) > 0.02  # the camera moves sideways: only vertical edges can be matched
     from scipy.ndimage import binary_erosion
 
-    flat = binary_erosion(np.abs(np.gradient(setting.true, axis=1)) + np.abs(np.gradient(setting.true, axis=0)) < 0.2, iterations=2)
+    flat = binary_erosion(
+        np.abs(np.gradient(setting.true, axis=1)) + np.abs(np.gradient(setting.true, axis=0)) < 0.2, iterations=2
+    )
     judged = visible & textured & flat & np.isfinite(raw)
     assert judged.sum() > 700
     near = np.abs(np.log(raw[judged] / setting.true[judged])) <= np.log(STEP) * 1.5
@@ -138,7 +140,9 @@ def test_ssim_is_that_of_scikit_image() -> None:
 
     rng = np.random.default_rng(2)
     one, other = rng.random((2, 24, 31))
-    _, wanted = structural_similarity(one, other, win_size=3, data_range=1.0, gaussian_weights=False, use_sample_covariance=False, full=True)
+    _, wanted = structural_similarity(
+        one, other, win_size=3, data_range=1.0, gaussian_weights=False, use_sample_covariance=False, full=True
+    )
     np.testing.assert_allclose(volume.ssim(one, other)[2:-2, 2:-2], wanted[2:-2, 2:-2], atol=1e-5)
 
 
@@ -274,7 +278,9 @@ def test_both_forms_of_the_dynamic_probability_have_the_thresholds_the_sheet_of_
     total = abs(one - two) + abs(1 / one - 1 / two)
     found = fusion.dynamic_probability(one, two, 0.6, form="code")
     np.testing.assert_allclose(found, 1 - np.exp(-2 / 3 * total))
-    np.testing.assert_allclose(fusion.dynamic_probability(one * 10, two * 10, 0.6, unit=10.0), fusion.dynamic_probability(one, two, 0.6))
+    np.testing.assert_allclose(
+        fusion.dynamic_probability(one * 10, two * 10, 0.6, unit=10.0), fusion.dynamic_probability(one, two, 0.6)
+    )
 
 
 def test_manydepths_mask_is_a_factor_of_two() -> None:

@@ -112,7 +112,9 @@ def test_more_candidates_help_until_the_step_is_fine_enough() -> None:
 
 def test_switches_between_paper_and_code_change_what_they_name() -> None:
     setting = pairs.scene("street", "waves", 0, 0.4, 0.5)
-    paper, code, everywhere = (analysis.analyse(setting, Choice(**c)) for c in ({}, {"u_form": "code"}, {"product": "everywhere"}))
+    paper, code, everywhere = (
+        analysis.analyse(setting, Choice(**c)) for c in ({}, {"u_form": "code"}, {"product": "everywhere"})
+    )
     assert (code.maps["uncertainty"] >= paper.maps["uncertainty"] - 1e-6).all()  # 2/3 and a second term
     trusted = paper.maps["uncertainty"] < 0.6
     seen = np.isfinite(paper.maps["depth_multi"])
@@ -288,7 +290,9 @@ def own_pair() -> tuple[np.ndarray, np.ndarray]:
 
 def test_an_own_pair_runs_and_comes_back_from_its_record(tmp_path: Path) -> None:
     left, right = own_pair()
-    system = ProDepth(scene="pair", teacher="trained", left=left, right=right, focal=248.7, baseline=0.193, nearest=1.5, farthest=40.0)
+    system = ProDepth(
+        scene="pair", teacher="trained", left=left, right=right, focal=248.7, baseline=0.193, nearest=1.5, farthest=40.0
+    )
     found = Record.load(system.record().save(tmp_path / "own.wb"))
     assert "Nobody knows the true depth" in found.text("depth_maps")
     own = system.pictures_of(found)

@@ -182,7 +182,11 @@ def warp(pair: Pair, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     seen = ((depth.reshape(-1, 1) * rays) @ pair.rotation.T + pair.translation) @ pair.intrinsics.T
     with np.errstate(divide="ignore", invalid="ignore"):
         u, v = seen[:, 0] / seen[:, 2], seen[:, 1] / seen[:, 2]
-    valid = (seen[:, 2] > NEAR) & (np.abs(2 * u - width + 1) <= width - 1 + SLACK) & (np.abs(2 * v - height + 1) <= height - 1 + SLACK)
+    valid = (
+        (seen[:, 2] > NEAR)
+        & (np.abs(2 * u - width + 1) <= width - 1 + SLACK)
+        & (np.abs(2 * v - height + 1) <= height - 1 + SLACK)
+    )
     u, v = (np.clip(np.where(valid, place, 0), 0, size - 1) for place, size in ((u, width), (v, height)))
     left, top = np.minimum(u.astype(int), width - 2), np.minimum(v.astype(int), height - 2)
     a, b = (u - left)[:, None], (v - top)[:, None]
