@@ -289,6 +289,7 @@ GROUPS: dict[str, Group] = {
             "depth_fused? | y, x | float32 | m | after the two are joined",
             "depth_manydepth? | y, x | float32 | m | the match, or the single frame where they differ by a factor of two",
             "depth_network? | y, x | float32 | m | a trained multi-frame decoder's reading of the fused volume",
+            "depth_classical? | y, x | float32 | m | semi-global matching by a library, on rectified pairs (NaN = none found)",
             "depth_cv? | y, x | float32 | m | the volume's depth as the dynamic probability uses it",
             "sigma? | y, x | float32 | m | standard deviation of the single-frame depth",
             "uncertainty? | y, x | float32 | probability | that the pixel shows something that moves",
@@ -298,7 +299,7 @@ GROUPS: dict[str, Group] = {
             "lowest_cost? | y, x | float32 | cost | smallest matching cost",
             "spread? | y, x | float32 | m | standard deviation of depth under the matching law",
             "weight? | y, x | float32 | 1 | weight of the pixel in the self-supervised loss",
-            "photometric? | y, x | float32 | cost | photometric error at the cheapest match (NaN = outside)",
+            "photometric? | y, x | float32 | cost | photometric error of the joined depth (NaN = outside)",
             "moving_true? | y, x | bool | | the pixel shows something that moves",
         ),
         _group(

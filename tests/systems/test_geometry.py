@@ -292,6 +292,12 @@ def test_loss_weights_vanish_from_gamma_on() -> None:
     np.testing.assert_allclose(fusion.loss_weight(np.array([0.0, 0.3, 0.6, 0.9]), 0.6), [1, 0.7, 0, 0])
 
 
+def test_the_weighted_loss_is_that_of_the_formula_and_of_what_is_known() -> None:
+    error, weight = np.array([[0.4, 0.1, np.nan, 0.2]]), np.array([[0.5, 1.0, 1.0, 0.0]])
+    assert fusion.reweighted(error, weight) == pytest.approx((0.5 * 0.4 + 0.1) / 1.5)
+    assert np.isnan(fusion.reweighted(error, np.zeros((1, 4))))
+
+
 def test_the_photometric_error_is_least_at_the_true_depth() -> None:
     setting = moved("walls")
     exact = volume.photometric(setting.pair, setting.true.astype(float))

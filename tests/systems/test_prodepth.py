@@ -13,7 +13,7 @@ import workbench as wb
 from workbench import system as systems
 from workbench.errors import InputError, WorkbenchError
 from workbench.record import Record
-from workbench.systems.geometry import analysis, full, fusion, networks, pairs, scores, studies, volume
+from workbench.systems.geometry import analysis, classical, full, fusion, networks, pairs, scores, studies, volume
 from workbench.systems.geometry.analysis import Choice
 from workbench.systems.geometry.prodepth import LIVE, ProDepth
 from workbench.tape import NullTape
@@ -107,6 +107,16 @@ def test_more_candidates_help_until_the_step_is_fine_enough() -> None:
     assert abs(errors[2] - errors[1]) < 0.4 * (errors[0] - errors[1])
 
 
+def test_the_right_depth_of_a_moving_thing_looks_wrong_and_the_weights_silence_it() -> None:
+    """Self-supervision believes that all stands still: of the car's two depths it likes the ghost's."""
+    setting = pairs.scene("street", "waves", 0, 0.4, 0.5)
+    found = analysis.analyse(setting, Choice())
+    errors = {n: volume.photometric(setting.pair, found.maps[n])[setting.moving] for n in ("depth_true", "depth_multi")}
+    assert np.nanmean(errors["depth_true"]) > 3 * np.nanmean(errors["depth_multi"])
+    _, labels = analysis.groups(found, setting, analysis.judge(found, setting), {})
+    assert labels["maps"]["loss_weighted"] < 0.7 * labels["maps"]["loss_plain"]
+
+
 # ---- paper and code, and the baseline --------------------------------------------------------------------------------
 
 
@@ -175,9 +185,34 @@ def test_the_pasted_patch_is_a_ghost_at_the_closed_form_depth(speed: float) -> N
     assert abs(np.nanmedian(raw[inner]) - wanted) <= 1.5 * (depths[min(at + 1, 95)] - depths[at - 1])
 
 
+@pytest.mark.skipif(not classical.available(), reason="OpenCV is not installed; the extra `dev` brings it")
+def test_the_classical_matcher_knows_the_scenes_and_sees_the_same_ghost() -> None:
+    for speed, wanted in ((0.0, 4.0), (0.5, 8.0)):
+        setting = pairs.scene("walls", "waves", 0, 0.4, speed)._replace(offset=0.0)
+        depth = classical.matched(setting, 1.5, 40.0)
+        for where, true in ((~setting.moving, 8.0), (setting.moving, wanted)):
+            off = np.abs(setting.focal_baseline / depth[where] - setting.focal_baseline / true)
+            assert (off < 0.5).mean() > 0.8  # the rest is hidden in the other frame, or lies beside an edge
+    with pytest.raises(InputError, match="a rectified one"):
+        classical.matched(pairs.scene("corridor", "waves", 0, 0.4, 0.0), 1.5, 40.0)
+
+
+@pytest.mark.skipif(not classical.available(), reason="OpenCV is not installed; the extra `dev` brings it")
+def test_the_classical_matcher_stands_beside_ours_on_the_real_pair() -> None:
+    setting = pairs.motorcycle(paste=False)
+    depth = classical.matched(setting, 1.8, 6.0)
+    assert scores.bad_pixels(depth, setting.true, setting.focal_baseline, 0.5) < 0.4
+    assert scores.errors(depth, setting.true)["abs_rel"] < 0.1
+    found = wb.run("prodepth", scene="motorcycle", study=False)
+    row = found.meter("bad-2.0, matching")
+    assert row["baseline_name"] == classical.NAME
+    assert 0 < row["baseline"] < 0.5
+    assert "classical, semi-global" in found.text("error_split")
+
+
 def test_bands_of_the_whole_picture_are_the_whole_picture() -> None:
     setting = pairs.motorcycle(0.5, full=True)
-    part = full._band(setting, 200, 330)
+    part = full.band(setting, 200, 330)
     swept = volume.sweep(part.pair, np.array([2.5, 4.0], np.float32))
     whole = volume.sweep(setting.pair, np.array([2.5, 4.0], np.float32))
     np.testing.assert_allclose(swept.cost[:, 30:-30], whole.cost[:, 230:300], atol=2e-4)

@@ -21,9 +21,10 @@ WORDS = {
     "fused": "both, joined",
     "ManyDepth": "ManyDepth's mask",
     "decoder": "trained decoder",
+    "semi-global": "classical, semi-global",
 }
-MEANING = {"multi": "target", "single": "context", "fused": "accepted", "ManyDepth": "proposed", "decoder": "chosen"}
-PATTERN = {"multi": "", "single": ".", "fused": "", "ManyDepth": "/", "decoder": "x"}
+MEANING = {"multi": "target", "single": "context", "fused": "accepted", "ManyDepth": "proposed", "decoder": "chosen", "semi-global": "context"}
+PATTERN = {"multi": "", "single": ".", "fused": "", "ManyDepth": "/", "decoder": "x", "semi-global": "\\"}
 
 
 def values(record: Record) -> dict[str, np.ndarray]:
@@ -84,7 +85,8 @@ VIEW = View(
     question="Who pays for what moves?",
     reading=(
         "Bars are mean absolute relative errors of depth on a logarithmic scale: lower is better. Matching alone takes the cheapest candidate; the "
-        "single frame looks only; ManyDepth's mask swaps in the single frame where the two differ by a factor of two; joined is ProDepth. "
+        "single frame looks only; ManyDepth's mask swaps in the single frame where the two differ by a factor of two; joined is ProDepth; semi-global is a "
+        "classical matcher of the OpenCV library, for rectified pairs. "
         "The parts come from the scene's exact labels."
     ),
     draw=draw,

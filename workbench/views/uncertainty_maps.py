@@ -65,17 +65,27 @@ def draw(record: Record, *, selected: int | None = None, theme: str = "light", t
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "uncertainty_maps"))
 
 
+def weighed(record: Record) -> str:
+    """Return what the weights do to the self-supervised loss, as a sentence; "" where the record does not say."""
+    attrs = record.group_attrs("maps")
+    plain, weighted = (float(attrs.get(name, np.nan)) for name in ("loss_plain", "loss_weighted"))
+    if not np.isfinite(plain):
+        return ""
+    said = f" The joined depth leaves a photometric error of {plain:.3f} on average"
+    return said + (f", of {weighted:.3f} as the loss weighs it." if np.isfinite(weighted) else "; no pixel has any weight left.")
+
+
 def caption(record: Record, *, selected: int | None = None) -> str:
     """Return how sure each measure is on what moves and elsewhere."""
     u = record.column("maps", "uncertainty")
     if not has(record, "maps", "moving_true") or not record.column("maps", "moving_true").any():
-        return f"Both opinions contradict each other on average with U = {u.mean():.2f}; what moves is not known or nothing does."
+        return f"Both opinions contradict each other on average with U = {u.mean():.2f}; what moves is not known or nothing does." + weighed(record)
     moving = record.column("maps", "moving_true")
     text = f"U is {u[moving].mean():.2f} on what moves and {u[~moving].mean():.2f} elsewhere"
     if has(record, "maps", "entropy"):
         e = record.column("maps", "entropy")
         text += f"; the matching law's entropy is {np.nanmean(e[moving]):.3f} and {np.nanmean(e[~moving]):.3f} of its greatest possible value"
-    return text + "."
+    return text + "." + weighed(record)
 
 
 def say(record: Record, *, selected: int | None = None) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from workbench.record import Record
-from workbench.systems.geometry import fusion, pairs, scores, volume
+from workbench.systems.geometry import classical, fusion, pairs, scores, volume
 from workbench.systems.geometry.pairs import Setting
 from workbench.systems.geometry.volume import Volume
 
 Columns = dict[str, dict[str, np.ndarray]]
 DEPTHS = {"multi": "depth_multi", "single": "depth_single", "fused": "depth_fused", "ManyDepth": "depth_manydepth"}
+#: Methods that only some runs have: trained networks, and a classical matcher for rectified pairs.
+SOMETIMES = {"decoder": "depth_network", "semi-global": "depth_classical"}
 #: Measures of how likely a pixel moves, and whether a *small* value is the alarm. All in one place, for maps and for the ROC.
 MEASURES = {
     "U": ("uncertainty", 1), "entropy": ("entropy", 1), "peak ratio": ("peak_ratio", 1), "smallest cost": ("lowest_cost", 1), "spread": ("spread", 1),
@@ -102,6 +104,9 @@ def analyse(setting: Setting, choice: Choice, networks: Any = None, swept: Volum
     }  # fmt: skip
     if networks is not None:
         maps["depth_network"] = networks.decode("multi", setting.pair.target, _modulated(own, setting, u, single, sigma, choice))
+    if setting.offset is not None and classical.available():
+        maps["depth_classical"] = classical.matched(setting, choice.nearest, choice.farthest)
+    maps["photometric"] = thrifty(volume.photometric(setting.pair, maps["depth_fused"]), 10)
     doubt = fusion.doubt(seen, law)
     maps |= {"entropy": doubt.entropy, "peak_ratio": doubt.peak_ratio, "lowest_cost": doubt.lowest, "p_max": doubt.p_max}
     maps["spread"] = doubt.spread
@@ -150,8 +155,7 @@ def parts_of(setting: Setting) -> dict[str, np.ndarray]:
 def table(found: Found, setting: Setting, fused_only: bool = False) -> dict[tuple[str, str], dict[str, float]]:
     """Return errors by (method, part)."""
     names = {"fused": "depth_fused"} if fused_only else dict(DEPTHS)
-    if "depth_network" in found.maps and not fused_only:
-        names["decoder"] = "depth_network"
+    names |= {} if fused_only else {method: name for method, name in SOMETIMES.items() if name in found.maps}
     return {
         (method, part): scores.errors(found.maps[name], setting.true, where)
         for method, name in names.items()
@@ -212,9 +216,11 @@ def groups(found: Found, setting: Setting, judged: Judged, attrs: dict[str, Any]
     }  # fmt: skip
     pair = setting.pair
     camera = {n: np.asarray(getattr(pair, n), float).ravel().tolist() for n in ("intrinsics", "rotation", "translation")}
+    weight, error = found.maps["weight"], found.maps["photometric"]
+    losses = {"loss_plain": fusion.reweighted(error, np.ones_like(error)), "loss_weighted": fusion.reweighted(error, weight)}
     labels = {
         "cost_volume": camera | attrs,
-        "maps": camera | attrs,
+        "maps": camera | attrs | losses,
         "curve/errors": attrs | {"x_label": "part: 0 still, 1 moving, 2 all", "y_label": "mean absolute relative error"},
         "curve/movers": {
             "x_label": "share of still pixels that are flagged",
@@ -262,11 +268,20 @@ def quality(found: Found, setting: Setting, judged: Judged, provenance: str = "m
     return out
 
 
-def bad(found: Found, setting: Setting, pixels: float, provenance: str = "measured") -> dict[str, Any]:
-    """Return the meter of bad pixels (error above 2 px of the original size) of the part that stands still."""
+def bad(found: Found, setting: Setting, pixels: float, provenance: str = "measured") -> list[dict[str, Any]]:
+    """Return the meters of bad pixels (error above 2 px of the original size) where all stands still: joined, and matching alone.
+
+    Matching alone stands beside a classical matcher where there is one.
+    """
     true = np.where(setting.moving, np.nan, setting.true)
-    value, base = (scores.bad_pixels(found.maps[n], true, setting.focal_baseline, pixels) for n in ("depth_fused", "depth_multi"))
-    return meter("bad-2.0, still", value, "share", "quality", "lower", base, "matching alone", provenance=provenance)
+    names = [n for n in ("depth_fused", "depth_multi", "depth_classical") if n in found.maps]
+    share = {n: scores.bad_pixels(found.maps[n], true, setting.focal_baseline, pixels) for n in names}
+    how = {"provenance": provenance, "samples": int(np.isfinite(true).sum())}
+    kind = ("share", "quality", "lower")
+    out = [meter("bad-2.0, still", share["depth_fused"], *kind, share["depth_multi"], "matching alone", **how)]
+    if "depth_classical" in share:
+        out.append(meter("bad-2.0, matching", share["depth_multi"], *kind, share["depth_classical"], classical.NAME, **how))
+    return out
 
 
 def columns_of(meters: list[dict[str, Any]]) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from workbench.systems.geometry import analysis
+from workbench.systems.geometry import analysis, classical
 from workbench.systems.geometry.analysis import Choice, Found
 from workbench.systems.geometry.pairs import Setting
 from workbench.tape import NullTape
@@ -26,7 +26,7 @@ class Whole(NamedTuple):
     milliseconds: float
 
 
-def _band(setting: Setting, first: int, last: int) -> Setting:
+def band(setting: Setting, first: int, last: int) -> Setting:
     """Return rows [first, last) of a setting: the camera's centre moves with them."""
     pair = setting.pair
     k, h = pair.intrinsics.copy(), pair.intrinsics @ pair.rotation @ np.linalg.inv(pair.intrinsics)
@@ -34,7 +34,7 @@ def _band(setting: Setting, first: int, last: int) -> Setting:
     k = up @ k
     rotation = np.linalg.inv(k) @ (up @ h @ np.linalg.inv(up)) @ k
     cut = pair._replace(target=pair.target[first:last], source=pair.source[first:last], intrinsics=k, rotation=rotation)
-    return setting._replace(pair=cut, true=setting.true[first:last], moving=setting.moving[first:last])
+    return setting._replace(pair=cut, true=setting.true[first:last], moving=setting.moving[first:last], offset=None)
 
 
 def analyse(setting: Setting, choice: Choice, tape: NullTape) -> Whole:
@@ -46,7 +46,7 @@ def analyse(setting: Setting, choice: Choice, tape: NullTape) -> Whole:
     for top in range(0, height, ROWS):
         tape.step(top, height, phase="rows")
         low, high = max(0, top - MARGIN), min(height, top + ROWS + MARGIN)
-        part = _band(setting, low, high)
+        part = band(setting, low, high)
         began = time.perf_counter()
         swept = analysis.volume_of(part, choice)
         spent += (time.perf_counter() - began) * 1e3
@@ -60,6 +60,8 @@ def analyse(setting: Setting, choice: Choice, tape: NullTape) -> Whole:
         depths = swept.depths
     whole = {name: np.concatenate(bands) for name, bands in maps.items()}
     volume = {name: np.concatenate(bands, 1) for name, bands in lattice.items()}
+    if setting.offset is not None and classical.available():
+        whole["depth_classical"] = classical.matched(setting, choice.nearest, choice.farthest)
     return _packed(setting, whole, volume, depths, spent, choice)
 
 
@@ -69,5 +71,5 @@ def _packed(setting: Setting, maps: Any, volume: Any, depths: np.ndarray, spent:
     judged = analysis.judge(found, setting)
     attrs = {n: getattr(choice, n) for n in ("gamma", "beta", "sigma", "product")} | {"stride": STRIDE}
     groups, labels = analysis.groups(found, setting, judged, attrs)
-    meters = [*analysis.quality(found, setting, judged), analysis.bad(found, setting, 2.0)]
+    meters = [*analysis.quality(found, setting, judged), *analysis.bad(found, setting, 2.0)]
     return Whole(groups, labels, meters, spent)

@@ -149,3 +149,16 @@ def unreliable(single: np.ndarray, argmin_depth: np.ndarray) -> np.ndarray:
 def loss_weight(u: np.ndarray, gamma: float) -> np.ndarray:
     """Return w = (1 - U) [U < gamma], the weight of a pixel in the self-supervised loss."""
     return np.where(u < gamma, 1 - u, 0)
+
+
+def reweighted(error: np.ndarray, weight: np.ndarray) -> float:
+    """Return sum(w pe) / sum(w) over the pixels whose error is known: the self-supervised loss; NaN where no weight is left.
+
+    Args:
+        error: (h, w) photometric error, NaN unknown. weight: (h, w) of `loss_weight`.
+    Source:
+        arXiv 2407.09303, loss reweighting by 1 - U.
+    """
+    known = np.isfinite(error)
+    total = float(weight[known].sum())
+    return float((weight[known] * error[known]).sum() / total) if total else float("nan")

@@ -30,6 +30,7 @@ class Setting(NamedTuple):
     Attributes:
         pair: with the pose that the method is told. true: (h, w) m, NaN unknown. moving: (h, w) bool.
         focal_baseline: f B, px m: depth times disparity. baseline: m. pasted: the mover is a pasted patch.
+        offset: px that a rectified pair's disparity lacks, z = f B / (disparity + offset); None where the camera moves freely.
     """
 
     pair: Pair
@@ -38,6 +39,7 @@ class Setting(NamedTuple):
     focal_baseline: float
     baseline: float
     pasted: bool = False
+    offset: float | None = None
 
 
 @lru_cache(maxsize=4)
@@ -102,7 +104,10 @@ def motorcycle(speed: float = 0.0, *, full: bool = False, paste: bool = True) ->
         right = blocks(right[row : row + size[0], other : other + size[1]], scale)
     k, k_right = _camera(scale, column, row, 0.0), _camera(scale, other, row, MOTO_SHIFT)
     pair = Pair(left, right, k, np.linalg.inv(k) @ k_right, np.array([-MOTO_BASELINE, 0, 0]))
-    found = Setting(pair, true.astype(np.float32), np.zeros(true.shape, bool), k[0, 0] * MOTO_BASELINE, MOTO_BASELINE)
+    offset = float(k_right[0, 2] - k[0, 2])
+    found = Setting(
+        pair, true.astype(np.float32), np.zeros(true.shape, bool), k[0, 0] * MOTO_BASELINE, MOTO_BASELINE, offset=offset
+    )
     return _pasted(found, speed, full) if paste else found
 
 
@@ -152,7 +157,7 @@ def own(left: np.ndarray, right: np.ndarray, focal: float, baseline: float) -> S
     k = np.array([[focal / scale, 0, (width - 1) / 2], [0, focal / scale, (height - 1) / 2], [0, 0, 1]])
     pair = Pair(left, right, k, np.eye(3), np.array([-float(baseline), 0, 0]))
     nothing = np.full((height, width), np.nan, np.float32)
-    return Setting(pair, nothing, np.zeros((height, width), bool), k[0, 0] * baseline, float(baseline))
+    return Setting(pair, nothing, np.zeros((height, width), bool), k[0, 0] * baseline, float(baseline), offset=0.0)
 
 
 def disturbed(setting: Setting, pose_noise_deg: float, photometric_noise: float, seed: int) -> Setting:

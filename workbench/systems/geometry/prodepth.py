@@ -189,7 +189,7 @@ class ProDepth(System):
         provenance = "estimated" if whole else "measured"
         meters = analysis.rows_of(record, lambda kind: kind != "quality") + analysis.quality(found, setting, judged, provenance)
         if knobs.scene == "motorcycle":
-            meters.append(analysis.bad(found, setting, 0.5, provenance))
+            meters += analysis.bad(found, setting, 0.5, provenance)
         columns["meters"] = analysis.columns_of(meters)
         columns["curve/here"] = studies.here(judged, now)
         labels["curve/here"] = {"x_label": "knob", "y_label": "AbsRel"}
