@@ -110,7 +110,9 @@ def motorcycle(full: bool) -> None:
     near, far = pairs.RANGES["motorcycle"]
     threshold = 2.0 if full else 0.5
     height, width = setting.true.shape
-    print(f"motorcycle, {height} x {width}, nothing pasted: bad-2.0 (share off by 2 px of the original, missing ones too), AbsRel")
+    print(
+        f"motorcycle, {height} x {width}, nothing pasted: bad-2.0 (share off by 2 px of the original, missing ones too), AbsRel"
+    )
     rows: dict[str, Any] = {}
     for cost, patch in (("l1", 3), ("l1", 7), ("mix", 3), ("mix", 7)):
         rows[f"plane sweep, {cost}, patch {patch}"] = banded(setting, volume.bins(near, far, 128, "inverse"), cost, patch)
@@ -149,7 +151,8 @@ def reference() -> None:
     print("  area of finding what moves:", ", ".join(f"{n} {a:.2f}" for n, a in judged.areas.items()))
     for name, values in (("gamma", (0.2, 0.4, 0.6, 0.8, 1.01)), ("beta", (0.1, 0.3, 0.6, 1.2, 3.0))):
         errors = [
-            analysis.table(analysis.analyse(setting, Choice(**{name: v})), setting, fused_only=True)["fused", "all"] for v in values
+            analysis.table(analysis.analyse(setting, Choice(**{name: v})), setting, fused_only=True)["fused", "all"]
+            for v in values
         ]
         print(f"  {name}:", ", ".join(f"{v:g}: {e['abs_rel']:.3f}" for v, e in zip(values, errors, strict=True)))
 

@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000, help="at most, for each network")
     parser.add_argument("--seconds", type=float, default=330, help="at most, for each network")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--clips", type=int, default=500, help="clips with a volume, a third of them with something that moves")
+    parser.add_argument("--clips", type=int, default=450, help="clips with a volume, a third of them with something that moves")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
@@ -163,7 +163,7 @@ def main() -> None:
 def modulate(nets: networks.Networks, image: np.ndarray, cost: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (the modulated volume, U, the teacher's depth)."""
     depth, doubt = nets.teacher(image)
-    u = fusion.dynamic_probability(depth, nets.decode("auxiliary", image, cost), BETA)
+    u = fusion.dynamic_probability(depth, nets.decode("auxiliary", image, cost), BETA, unit=networks.UNIT)
     p_cv = fusion.min_max(fusion.matching_law(cost))
     p_s = fusion.min_max(fusion.single_law(DEPTHS, depth, networks.SIGMA * doubt))
     return fusion.pcvm(cost, p_cv, p_s, u, GAMMA)[1], u, depth
@@ -207,7 +207,7 @@ A single-frame teacher with its doubt, the auxiliary decoder of a cost volume, a
 - data: ray-cast scenes of `workbench.data.scenes` (waves and photographs): {2 * args.clips // 3} clips in which nothing moves,
   {args.clips // 3} with something that moves, {2 * args.clips} single frames; a third are the presets, seen from other places
 - **supervised by exact depth**, not self-supervised as in the paper; the auxiliary decoder only by clips in which nothing moves, the
-  multi-frame decoder with the weights 1 - U below gamma {GAMMA}, beta {BETA}, and held to the teacher elsewhere
+  multi-frame decoder with the weights 1 - U below gamma {GAMMA}, beta {BETA} in units of {networks.UNIT:g} m, and held to the teacher elsewhere
 - training, batch {args.batch}, one core by the clock: {steps}
 - held-out scenes, new textures and speeds (60, three quarters of them the presets from their own place), mean absolute relative error:
 """

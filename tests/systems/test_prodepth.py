@@ -188,7 +188,8 @@ def test_the_pasted_patch_is_a_ghost_at_the_closed_form_depth(speed: float) -> N
 @pytest.mark.skipif(not classical.available(), reason="OpenCV is not installed; the extra `dev` brings it")
 def test_the_classical_matcher_knows_the_scenes_and_sees_the_same_ghost() -> None:
     for speed, wanted in ((0.0, 4.0), (0.5, 8.0)):
-        setting = pairs.scene("walls", "waves", 0, 0.4, speed)._replace(offset=0.0)
+        setting = pairs.scene("walls", "waves", 0, -0.4, speed)  # the other camera stands to the right
+        setting = setting._replace(offset=0.0, focal_baseline=48.0)
         depth = classical.matched(setting, 1.5, 40.0)
         for where, true in ((~setting.moving, 8.0), (setting.moving, wanted)):
             off = np.abs(setting.focal_baseline / depth[where] - setting.focal_baseline / true)

@@ -23,7 +23,14 @@ WORDS = {
     "decoder": "trained decoder",
     "semi-global": "classical, semi-global",
 }
-MEANING = {"multi": "target", "single": "context", "fused": "accepted", "ManyDepth": "proposed", "decoder": "chosen", "semi-global": "context"}
+MEANING = {
+    "multi": "target",
+    "single": "context",
+    "fused": "accepted",
+    "ManyDepth": "proposed",
+    "decoder": "chosen",
+    "semi-global": "context",
+}
 PATTERN = {"multi": "", "single": ".", "fused": "", "ManyDepth": "/", "decoder": "x", "semi-global": "\\"}
 
 

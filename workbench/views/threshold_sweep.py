@@ -99,7 +99,7 @@ VIEW = View(
     reading=(
         "Errors of the joined depth while one knob sweeps and the rest stays. Too low a gamma, or too high a beta, hands good matches to the "
         "single frame; the other end keeps the ghosts of what moves. Dashed vertical lines: the paper's values; rings: the knobs as they "
-        "stand. Both count in network units, one metre here unless the unit says otherwise."
+        "stand. Both count in network units: a metre with the simulated teacher, four with trained networks, times the knob."
     ),
     draw=draw,
     say=say,

@@ -79,7 +79,10 @@ def caption(record: Record, *, selected: int | None = None) -> str:
     """Return how sure each measure is on what moves and elsewhere."""
     u = record.column("maps", "uncertainty")
     if not has(record, "maps", "moving_true") or not record.column("maps", "moving_true").any():
-        return f"Both opinions contradict each other on average with U = {u.mean():.2f}; what moves is not known or nothing does." + weighed(record)
+        return (
+            f"Both opinions contradict each other on average with U = {u.mean():.2f}; what moves is not known or nothing does."
+            + weighed(record)
+        )
     moving = record.column("maps", "moving_true")
     text = f"U is {u[moving].mean():.2f} on what moves and {u[~moving].mean():.2f} elsewhere"
     if has(record, "maps", "entropy"):

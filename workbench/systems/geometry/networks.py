@@ -21,6 +21,7 @@ FOLDER = Path(__file__).parent.parent.parent / "models" / "depth"
 BINS = 64  # candidates the volume's networks take
 NEAREST, FARTHEST = 1.5, 40.0  # metres: their range, which is also that of the candidates
 SIGMA = 20.0  # the teacher's sigmoid times this is a standard deviation, as in the released code
+UNIT = 4.0  # metres of the unit in which beta counts for these networks: a teacher that errs by a third calls half of all pixels moving at 1
 STAGE = 16  # channels of the first stage
 
 

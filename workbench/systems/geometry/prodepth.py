@@ -8,7 +8,7 @@ here, on scenes whose depth is exact and on a real stereo pair: errors of still 
 Differs from the paper: features are colours; with teacher "simulated" the single-frame depth is the truth with a smooth bias of
 12 % and the auxiliary decoder is the cheapest match under a median ("object coherence"); with teacher "trained" three small networks
 stand in, supervised by exact depth instead of by photometric error. Where the released code and the paper disagree, `u_form`
-and `product` choose. One network unit is one metre unless `unit` says otherwise: beta and gamma depend on it.
+and `product` choose. One network unit is one metre, or four for the trained networks, unless `unit` says otherwise: beta and gamma depend on it.
 
 | paper | here | shape |
 |---|---|---|
@@ -23,6 +23,7 @@ and `product` choose. One network unit is one metre unless `unit` says otherwise
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -98,7 +99,7 @@ class ProDepth(System):
     coherence = knob(param.Selector, 5, objects=[1, 3, 5, 7], live=True, advanced=True, doc="Side of the median that stands for the auxiliary decoder's object coherence, pixels.")  # fmt: skip
     u_form = knob(param.Selector, "paper", objects=["paper", "code"], live=True, advanced=True, doc="Dynamic probability from depths (paper) or from depths and disparities (released code).")  # fmt: skip
     product = knob(param.Selector, "masked", objects=["masked", "everywhere"], live=True, advanced=True, doc="Join both laws only where U reaches gamma (released code) or at every pixel (paper).")  # fmt: skip
-    unit = knob(param.Number, 1.0, bounds=(0.1, 10.0), step=0.1, live=True, unit="m", advanced=True, doc="Metres of a network unit: beta counts in these.")  # fmt: skip
+    unit = knob(param.Number, 1.0, bounds=(0.1, 10.0), step=0.1, live=True, advanced=True, label="Network unit", doc="Scale of the unit in which beta counts: a metre with the simulated teacher, four with the trained networks, times this.")  # fmt: skip
     study = knob(param.Boolean, True, advanced=True, doc="Also sweep object speed, gamma and beta.")
 
     # ---- checks ------------------------------------------------------------------------------------------------------
@@ -208,9 +209,14 @@ class ProDepth(System):
 
 
 def choice_of(knobs: Any) -> Choice:
-    """Return the live knobs, the depth range filled in."""
+    """Return the live knobs, the depth range filled in, the unit in metres."""
     near, far = pairs.RANGES.get(str(knobs.scene), pairs.DEFAULT_RANGE)
-    return Choice(**{n: getattr(knobs, n) for n in CHOSEN}, nearest=knobs.nearest or near, farthest=knobs.farthest or far)
+    choice = Choice(**{n: getattr(knobs, n) for n in CHOSEN}, nearest=knobs.nearest or near, farthest=knobs.farthest or far)
+    if knobs.teacher != "trained":
+        return choice
+    from workbench.systems.geometry import networks
+
+    return replace(choice, unit=choice.unit * networks.UNIT)
 
 
 def networks_of(knobs: Any) -> Any:
