@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def volumes(quick: bool) -> None:
         ideal = 4 * height * width * (2 * channels + depths)
         copied = 8 * depths * height * width * channels
         print(
-            f"  D {depths:3}, {height} x {width}, C {channels:2} ({dict(used)['plane_sweep']}): {ours:7.1f} ms, {samples / ours / 1e3:6.1f} M samples/s; "
+            f"  D {depths:3}, {height} x {width}, C {channels:2} ({dict(used)['plane_sweep']['backend']}): {ours:7.1f} ms, {samples / ours / 1e3:6.1f} M samples/s; "
             f"grid_sample {grid:7.1f} ms, {samples / grid / 1e3:5.1f} M/s: {grid / ours:.1f}x"
         )
         print(
@@ -60,14 +61,15 @@ def volumes(quick: bool) -> None:
         )
 
 
+def _render(shown: scenes.Scene) -> None:
+    scenes.render(shown, shown.camera)
+
+
 def frames() -> None:
     """Print the milliseconds of one ray-cast frame."""
     print("a ray-cast frame of 64 x 160, ms (median of 15)")
     for name in scenes.PRESETS:
-        work = {
-            texture: lambda s=scenes.preset(name, texture=texture): scenes.render(s, s.camera)
-            for texture in ("waves", "photograph")
-        }
+        work = {texture: partial(_render, scenes.preset(name, texture=texture)) for texture in ("waves", "photograph")}
         found = interleaved(work, repeats=15, warmup=2)
         print(f"  {name:9}", ", ".join(f"{texture} {found[texture].median:5.1f}" for texture in work))
 

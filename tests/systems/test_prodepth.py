@@ -67,11 +67,11 @@ def test_contradiction_finds_what_moves_and_the_volumes_own_doubt_does_not() -> 
     assert corridor["smallest cost"] < 0.2
 
 
-@pytest.mark.parametrize(("name", "values"), [("gamma", (0.2, 0.6, 1.01)), ("beta", (0.1, 0.6, 3.0))])
-def test_the_papers_gamma_and_beta_lie_between_two_worse_ends(name: str, values: tuple[float, ...]) -> None:
-    low, paper, high = (error(judged(**{name: v}), "fused", "all") for v in values)
-    assert paper < 0.9 * low
-    assert paper < 0.9 * high
+@pytest.mark.parametrize(("name", "values"), [("gamma", (0.2, 0.4, 0.6, 0.8, 1.01)), ("beta", (0.1, 0.3, 0.6, 1.2, 3.0))])
+def test_the_papers_gamma_and_beta_lie_at_the_minimum_between_two_worse_ends(name: str, values: tuple[float, ...]) -> None:
+    errors = [error(judged(**{name: v}), "fused", "all") for v in values]
+    assert int(np.argmin(errors)) == 2  # 0.6, for both
+    assert min(errors[0], errors[-1]) > 1.15 * errors[2]
 
 
 def test_errors_of_matching_follow_the_closed_form_and_the_single_frame_does_not_care() -> None:
@@ -307,6 +307,8 @@ def test_the_trained_teacher_knows_nothing_of_the_truth() -> None:
     assert 0.05 < errors["abs_rel"] < 0.6  # a true teacher errs, but not wildly
     facts = networks.facts()
     assert facts["auxiliary, still"] < facts["cheapest match, still"]
+    assert facts["multi, still"] < 1.1 * facts["auxiliary, still"]  # the order that the paper claims, on held-out scenes
+    assert facts["multi, moving"] < min(facts["auxiliary, moving"], facts["teacher, moving"])
 
 
 def test_a_run_with_trained_networks_says_so_and_has_a_decoder() -> None:

@@ -21,7 +21,7 @@ SOMETIMES = {"decoder": "depth_network", "semi-global": "depth_classical"}
 MEASURES = {
     "U": ("uncertainty", 1), "entropy": ("entropy", 1), "peak ratio": ("peak_ratio", 1), "smallest cost": ("lowest_cost", 1), "spread": ("spread", 1),
 }  # fmt: skip
-RESOLUTION = 2.0**-10  # costs are kept to this: a quarter of a grey level
+RESOLUTION = 10  # bits of a cost that are kept: a quarter of a grey level
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def volume_of(setting: Setting, choice: Choice) -> Volume:
     """Return the pair's cost volume for the chosen depths, rounded to what eight-bit pictures can tell apart."""
     depths = volume.bins(choice.nearest, choice.farthest, choice.depth_bins, choice.binning)
     found = volume.sweep(setting.pair, depths, cost=choice.cost, patch=choice.patch)
-    return found._replace(cost=np.rint(found.cost * np.float32(1 / RESOLUTION)) * np.float32(RESOLUTION))
+    return found._replace(cost=thrifty(found.cost, RESOLUTION))
 
 
 def coherent(depth: np.ndarray, side: int) -> np.ndarray:
@@ -106,7 +106,7 @@ def analyse(setting: Setting, choice: Choice, networks: Any = None, swept: Volum
         maps["depth_network"] = networks.decode("multi", setting.pair.target, _modulated(own, setting, u, single, sigma, choice))
     if setting.offset is not None and classical.available():
         maps["depth_classical"] = classical.matched(setting, choice.nearest, choice.farthest)
-    maps["photometric"] = thrifty(volume.photometric(setting.pair, maps["depth_fused"]), 10)
+    maps["photometric"] = thrifty(volume.photometric(setting.pair, maps["depth_fused"]).astype(np.float32), RESOLUTION)
     doubt = fusion.doubt(seen, law)
     maps |= {"entropy": doubt.entropy, "peak_ratio": doubt.peak_ratio, "lowest_cost": doubt.lowest, "p_max": doubt.p_max}
     maps["spread"] = doubt.spread
@@ -233,7 +233,10 @@ def groups(found: Found, setting: Setting, judged: Judged, attrs: dict[str, Any]
 
 def thrifty(values: np.ndarray, bits: int) -> np.ndarray:
     """Return values rounded to multiples of 2^-bits: files shrink, pictures do not change."""
-    return np.rint(values * np.float32(2**bits)) * np.float32(2.0**-bits)
+    out = values * np.float32(2**bits)
+    np.rint(out, out=out)
+    out *= np.float32(2.0**-bits)
+    return out
 
 
 def meter(

@@ -93,9 +93,18 @@ def pcvm(cost: np.ndarray, p_cv: np.ndarray, p_s: np.ndarray, u: np.ndarray, gam
     return law, back
 
 
+def lowest(cost: np.ndarray) -> np.ndarray:
+    """Return the depth of the smallest cost, the first of equals, (h, w) int64."""
+    from workbench.systems.geometry import loops
+
+    best = np.empty(cost.shape[1:], np.int64)
+    loops.lowest(cost, best)
+    return best
+
+
 def cheapest(cost: np.ndarray, valid: np.ndarray, depths: np.ndarray) -> np.ndarray:
     """Return the depth of the smallest cost, (h, w) fp32; NaN where no depth could be compared."""
-    return np.where(valid.any(0), depths[cost.argmin(0)], np.nan).astype(np.float32)
+    return np.where(valid.any(0), depths[lowest(cost)], np.nan).astype(np.float32)
 
 
 class Doubt(NamedTuple):
@@ -118,22 +127,20 @@ class Doubt(NamedTuple):
 
 def doubt(volume: Volume, law: np.ndarray) -> Doubt:
     """Return the uncertainty measures of a volume and its softmax."""
+    from workbench.systems.geometry import loops
+
     cost, count = volume.cost, len(volume.depths)
-    best = cost.argmin(0)
+    best = lowest(cost)
     y, x = np.indices(best.shape, sparse=True)
-    lowest = cost[best, y, x]
-    entropy = -np.einsum("dyx,dyx->yx", law, np.log(np.maximum(law, np.float32(1e-30)))) / np.log(count)
-    far = cost.copy()
-    for shift in range(-AWAY, AWAY + 1):
-        far[np.clip(best + shift, 0, count - 1), y, x] = np.inf
-    second = far.min(0)
-    ratio = np.where(np.isfinite(second), (lowest + EPSILON) / (second + EPSILON), 1.0)
+    least = cost[best, y, x]
+    second, entropy, mean, square = (np.empty(best.shape, np.float32) for _ in range(4))
+    loops.second_lowest(cost, best, AWAY, second)
+    loops.moments(law, volume.depths, entropy, mean, square)
+    ratio = np.where(np.isfinite(second), (least + EPSILON) / (second + EPSILON), 1.0)
     inner = np.clip(best, 1, count - 2)
     curvature = cost[inner - 1, y, x] - 2 * cost[inner, y, x] + cost[inner + 1, y, x] if count > 2 else np.zeros(best.shape)
-    mean = np.einsum("dyx,d->yx", law, volume.depths)
-    square = np.einsum("dyx,d->yx", law, volume.depths**2)
     spread = np.sqrt(np.maximum(square - mean**2, 0))
-    return Doubt(entropy, ratio, 1 - ratio, law.max(0), lowest, curvature, spread)
+    return Doubt(entropy / np.log(count), ratio, 1 - ratio, law.max(0), least, curvature, spread)
 
 
 def unreliable(single: np.ndarray, argmin_depth: np.ndarray) -> np.ndarray:

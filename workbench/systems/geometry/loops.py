@@ -101,3 +101,44 @@ def pool(cost, valid, half, out):
                     out[i, y, x] = value / known
                 else:
                     out[i, y, x] = 0
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def lowest(cost, best):
+    """Write the first depth of the smallest cost of each pixel, (h, w) int64, plane by plane: numpy walks across planes."""
+    planes, height, width = cost.shape
+    for y in prange(height):
+        least = cost[0, y].copy()
+        best[y] = 0
+        for i in range(1, planes):
+            for x in range(width):
+                if cost[i, y, x] < least[x]:
+                    least[x] = cost[i, y, x]
+                    best[y, x] = i
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def second_lowest(cost, best, away, out):
+    """Write the smallest cost more than `away` depths from the smallest, (h, w) fp32; inf where there is none."""
+    planes, height, width = cost.shape
+    for y in prange(height):
+        out[y] = np.inf
+        for i in range(planes):
+            for x in range(width):
+                if abs(i - best[y, x]) > away and cost[i, y, x] < out[y, x]:
+                    out[y, x] = cost[i, y, x]
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def moments(law, depths, entropy, mean, square):
+    """Write each pixel's entropy (nats), mean and mean square of depth under a law over depths, (h, w) fp32."""
+    planes, height, width = law.shape
+    for y in prange(height):
+        entropy[y], mean[y], square[y] = 0, 0, 0
+        for i in range(planes):
+            depth = depths[i]
+            for x in range(width):
+                p = law[i, y, x]
+                entropy[y, x] -= p * np.log(max(p, np.float32(1e-30)))
+                mean[y, x] += p * depth
+                square[y, x] += p * depth * depth

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -41,6 +42,11 @@ SCENES = (*pairs.SYNTHETIC, "motorcycle", "pair")
 NONE = "none"
 CHOSEN = tuple(n for n in Choice.__dataclass_fields__ if n not in {"nearest", "farthest"})
 LIVE = ("object_speed", "pose_noise_deg", "photometric_noise", *CHOSEN)
+#: All that a volume depends on, but for a reader's own pictures.
+MATCHED = (
+    "scene", "texture", "seed", "baseline", "nearest", "farthest", "object_speed", "pose_noise_deg", "photometric_noise", "depth_bins", "binning",
+    "cost", "patch",
+)  # fmt: skip
 
 
 class ProDepth(System):
@@ -183,8 +189,8 @@ class ProDepth(System):
         if whole and now == json.loads(attrs["run"]):
             return {}
         knobs = self._of(record)
-        setting, choice = setting_of(knobs), choice_of(knobs)
-        found = analysis.analyse(setting, choice, networks_of(knobs))
+        setting, swept = seen_by(knobs)
+        found = analysis.analyse(setting, choice_of(knobs), networks_of(knobs), swept)
         judged = analysis.judge(found, setting)
         columns, labels = analysis.groups(found, setting, judged, facts_of(knobs) | now | {"preview": whole})
         provenance = "estimated" if whole else "measured"
@@ -238,6 +244,21 @@ def setting_of(knobs: Any, *, speed: float | None = None, full_size: bool = Fals
     else:
         setting = pairs.scene(knobs.scene, knobs.texture, knobs.seed, knobs.baseline, speed)
     return pairs.disturbed(setting, knobs.pose_noise_deg, knobs.photometric_noise, knobs.seed)
+
+
+def seen_by(knobs: Any) -> tuple[pairs.Setting, volume.Volume]:
+    """Return the pair and its volume; those of the last two settings are kept: most live knobs change neither."""
+    if knobs.scene == "pair":
+        setting = setting_of(knobs)
+        return setting, analysis.volume_of(setting, choice_of(knobs))
+    return _kept(tuple(getattr(knobs, n) for n in MATCHED))
+
+
+@lru_cache(maxsize=2)
+def _kept(values: tuple[Any, ...]) -> tuple[pairs.Setting, volume.Volume]:
+    knobs = SimpleNamespace(**dict.fromkeys(CHOSEN) | dict(zip(MATCHED, values, strict=True)), teacher="simulated")
+    setting = setting_of(knobs)
+    return setting, analysis.volume_of(setting, choice_of(knobs))
 
 
 def _own(knobs: Any) -> pairs.Setting:
