@@ -105,8 +105,8 @@ def waves(
     grey = rng.standard_normal((count, 1)) + 0.3 * rng.standard_normal((count, 3))
     amplitude = grey * contrast * np.sqrt(2 / count)
     turns = (2 * np.pi / length)[:, None] * direction
-    parts = (turns, rng.uniform(0, 2 * np.pi, count), amplitude)
-    return Texture(rng.uniform(0.25, 0.75, 3), *(p.astype(np.float32) for p in parts))
+    phase = rng.uniform(0, 2 * np.pi, count)
+    return Texture(rng.uniform(0.25, 0.75, 3), turns.astype(np.float32), phase.astype(np.float32), amplitude.astype(np.float32))
 
 
 def picture(rng: np.random.Generator, name: str = "", scale: float = 110.0) -> Texture:
@@ -348,9 +348,9 @@ def render(scene: Scene, seen_by: Camera, time: float = 0.0) -> Frame:
         local = world @ one.turn
         normal = _normal(one, local)
         normals[rows] = out = normal @ one.turn.T
-        across = [_steps(rays[rows], step, depth[rows], out) @ one.turn for step in (right, down)]
+        to_right, to_down = (_steps(rays[rows], step, depth[rows], out) @ one.turn for step in (right, down))
         shade = 0.62 + 0.38 * np.maximum(0, out @ toward)
-        image[rows] = _paint(one, local, *across, normal) * shade[:, None].astype(np.float32)
+        image[rows] = _paint(one, local, to_right, to_down, normal) * shade[:, None].astype(np.float32)
     labels = np.array([t.label for t in scene.things] + [-1], np.int8)
     moves = np.array([bool(np.any(t.velocity)) for t in scene.things] + [False])
     shape = (seen_by.height, seen_by.width)
@@ -487,7 +487,7 @@ def random_scene(seed: int, *, seen_by: Camera | None = None, texture: str = "wa
         label = "thing that moves" if i < movers else ""
         floor = things[0].center[1]
         if rng.random() < 0.65:
-            things.append(p.box([x, floor - size[1], z], size, label or "box", rng.uniform(-0.8, 0.8)))
+            things.append(p.box([x, floor - size[1], z], size.tolist(), label or "box", rng.uniform(-0.8, 0.8)))
         else:
             things.append(p.sphere([x, floor - size[0], z], size[0], label or "sphere"))
     angle = rng.uniform(0, 0.9) * rng.choice([-1, 1])

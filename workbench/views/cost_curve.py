@@ -26,9 +26,9 @@ class Curve:
         step = int(attrs.get("stride", 1))
         self.at = min(self.row // step, record.column("cost_volume", "cost").shape[1] - 1), self.column // step
         y, x = self.at
-        self.depth = record.column("cost_volume", "depth").astype(float) if has(record, "cost_volume", "depth") else None
         cost = record.column("cost_volume", "cost")[:, y, x].astype(float)
-        self.depth = np.arange(len(cost), dtype=float) + 1 if self.depth is None else self.depth
+        known = has(record, "cost_volume", "depth")
+        self.depth = record.column("cost_volume", "depth").astype(float) if known else np.arange(len(cost), dtype=float) + 1
         self.raw, self.cost = cost, _scaled(cost)
         self.valid = record.column("cost_volume", "valid")[:, y, x]
         self.matching = _scaled(record.column("cost_volume", "probability")[:, y, x].astype(float))

@@ -86,7 +86,9 @@ def _rounded(values: np.ndarray, digits: int) -> list[list[float | None]]:
     scaled = np.round(values, digits)
     if np.isfinite(scaled).all():
         return scaled.tolist()
-    return np.where(np.isfinite(scaled), scaled, None).tolist()  # a gap, which a browser can read
+    gaps = scaled.astype(object)
+    gaps[~np.isfinite(scaled)] = None  # a gap, which a browser can read
+    return gaps.tolist()
 
 
 def axes(index: int, shape: tuple[int, ...], box: tuple[float, float, float, float]) -> Spec:

@@ -48,7 +48,7 @@ def draw(record: Record, *, selected: int | None = None, theme: str = "light", t
         values = record.column("maps", name)
         low, high = _range(name, values)
         bar = panels.scale_bar("", len=0.42, y=(box[2] + box[3]) / 2, x=box[1] + 0.005, nticks=4)
-        colors = {
+        colors: Spec = {
             "colorscale": panels.DOUBT if name != "weight" else "Greys",
             "zmin": low,
             "zmax": high,

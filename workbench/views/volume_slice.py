@@ -56,7 +56,7 @@ def draw(record: Record, *, selected: int | None = None, theme: str = "light", t
         if has(record, "maps", name):
             values = record.column("maps", name)[row].astype(float)
             colour = "#ffffff" if meaning == "text" else house.MEANINGS[meaning].colour
-            y = np.where(np.isfinite(values), values.round(3), None).tolist()
+            y = [round(float(v), 3) if np.isfinite(v) else None for v in values]
             data.append({"type": "scatter", "mode": "lines", "name": words, "x": list(range(len(values))), "y": y, "line": {"color": colour, "width": 2, "dash": dash}, "hoverinfo": "skip"})  # fmt: skip
     slab, seen = cost[plane].astype(float), record.column("cost_volume", "valid")[plane]
     bar = panels.scale_bar("cost", len=0.4, y=0.18, nticks=3)

@@ -83,11 +83,11 @@ def analyse(setting: Setting, choice: Choice, networks: Any = None, swept: Volum
     """
     seen = volume_of(setting, choice) if swept is None else swept
     raw = fusion.cheapest(seen.cost, seen.valid, seen.depths)
-    own = None if networks is None else networks_volume(setting)
     if networks is None:
         single, sigma = pairs.teacher(setting.true, choice.sigma)
         other = coherent(raw, choice.coherence)
     else:
+        own = networks_volume(setting)
         single, share = networks.teacher(setting.pair.target)
         sigma = np.maximum(choice.sigma * share, 1e-3)
         other = networks.decode("auxiliary", setting.pair.target, own)
@@ -279,7 +279,7 @@ def bad(found: Found, setting: Setting, pixels: float, provenance: str = "measur
     true = np.where(setting.moving, np.nan, setting.true)
     names = [n for n in ("depth_fused", "depth_multi", "depth_classical") if n in found.maps]
     share = {n: scores.bad_pixels(found.maps[n], true, setting.focal_baseline, pixels) for n in names}
-    how = {"provenance": provenance, "samples": int(np.isfinite(true).sum())}
+    how: dict[str, Any] = {"provenance": provenance, "samples": int(np.isfinite(true).sum())}
     kind = ("share", "quality", "lower")
     out = [meter("bad-2.0, still", share["depth_fused"], *kind, share["depth_multi"], "matching alone", **how)]
     if "depth_classical" in share:

@@ -73,7 +73,9 @@ def fuse(p_cv: np.ndarray, p_s: np.ndarray, u: np.ndarray) -> np.ndarray:
     return np.exp(part)
 
 
-def pcvm(cost: np.ndarray, p_cv: np.ndarray, p_s: np.ndarray, u: np.ndarray, gamma: float, *, everywhere: bool = False):
+def pcvm(
+    cost: np.ndarray, p_cv: np.ndarray, p_s: np.ndarray, u: np.ndarray, gamma: float, *, everywhere: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Return (P, C'), both (D, h, w): the fused law and the cost volume that it stands for.
 
     Args:
@@ -131,7 +133,7 @@ def doubt(volume: Volume, law: np.ndarray) -> Doubt:
 
     cost, count = volume.cost, len(volume.depths)
     best = lowest(cost)
-    y, x = np.indices(best.shape, sparse=True)
+    y, x = np.ogrid[: best.shape[0], : best.shape[1]]
     least = cost[best, y, x]
     second, entropy, mean, square = (np.empty(best.shape, np.float32) for _ in range(4))
     loops.second_lowest(cost, best, AWAY, second)

@@ -94,7 +94,8 @@ def sweeps(
             lines.append(rows(part, values, np.full(len(values), np.nan)))
         for i, value in enumerate(values):
             tape.step(i, len(values), phase=f"sweeping {name}")
-            found = analysis.analyse(here, replace(choice, **{name: value}), networks, swept)
+            turned = replace(choice, gamma=value) if name == "gamma" else replace(choice, beta=value)
+            found = analysis.analyse(here, turned, networks, swept)
             errors = analysis.table(found, here, fused_only=True)
             for line, part in zip(lines, ("all", "moving", "still"), strict=True):
                 line["y"][i] = errors["fused", part]["abs_rel"]

@@ -125,13 +125,13 @@ def sweep(pair: Pair, depths: np.ndarray, *, cost: str = "l1", patch: int = 1) -
     if patch < 1 or patch % 2 == 0:
         raise InputError(expected("patch", "an odd side in pixels, 1 for none", patch))
     target, source = (np.ascontiguousarray(image.transpose(2, 0, 1), np.float32) for image in pair[:2])
-    camera = [np.asarray(a, np.float32) for a in pair[2:]]
-    absolute = kernels.plane_sweep(target, source, *camera, depths, border=BORDER)
+    k, rotation, translation = (np.asarray(a, np.float32) for a in pair[2:])
+    absolute = kernels.plane_sweep(target, source, k, rotation, translation, depths, border=BORDER)
     value, valid = absolute.cost, absolute.valid
     if cost != "l1":
         from workbench.systems.geometry.loops import ssim_sweep
 
-        alike = ssim_sweep(target, source, *camera, depths, valid)
+        alike = ssim_sweep(target, source, k, rotation, translation, depths, valid)
         value = alike if cost == "ssim" else SSIM_SHARE * alike + (1 - SSIM_SHARE) * value
     if patch > 1:
         value = pooled(value, valid, patch)
