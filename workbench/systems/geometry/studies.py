@@ -62,7 +62,7 @@ def speed(setting: Setting, choice: Choice, tape: NullTape, own: float | None = 
         timed = interleaved(
             {"ours": lambda: volume.sweep(pair, depths), "grid": lambda: grid_sampled(pair, depths)}, repeats=7, warmup=2
         )
-        found, base, versus, count = timed["ours"].median, timed["grid"].median, "grid_sample (torch)", 7
+        found, base, versus, count = timed["ours"].median, timed["grid"].median, "grid_sample", 7
     meter = analysis.meter
     return [
         meter("voxel samples", samples / found / 1e3, "M/s", "speed", "higher", samples / base / 1e3, versus, samples=count),
