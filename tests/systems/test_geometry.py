@@ -306,11 +306,11 @@ def test_the_photometric_error_is_least_at_the_true_depth() -> None:
 
 
 def test_measures_of_doubt_on_a_volume_made_by_hand() -> None:
-    cost = np.array([0.9, 0.8, 0.7, 0.1, 0.5, 0.8, 0.8, 0.2, 0.9, 0.9], np.float32)[:, None, None]
+    cost = np.array([0.9, 0.8, 0.7, 0.1, 0.5, 0.8, 0.15, 0.2, 0.9, 0.9], np.float32)[:, None, None]
     seen = volume.Volume(cost, np.ones(cost.shape, bool), volume.bins(1, 10, 10, "linear"))
     law = fusion.matching_law(cost, 0.1)
     doubt = fusion.doubt(seen, law)
-    assert doubt.peak_ratio[0, 0] == pytest.approx(0.5, abs=1e-5)  # 0.1 against 0.2, four bins away
+    assert doubt.peak_ratio[0, 0] == pytest.approx(0.5, abs=1e-5)  # 0.1 against 0.2, four bins away; 0.15 is too near
     assert doubt.margin[0, 0] == pytest.approx(0.5, abs=1e-5)
     assert doubt.curvature[0, 0] == pytest.approx(0.7 - 0.2 + 0.5, abs=1e-6)
     assert doubt.lowest[0, 0] == pytest.approx(0.1)
