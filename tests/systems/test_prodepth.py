@@ -333,6 +333,7 @@ def test_an_own_pair_runs_and_comes_back_from_its_record(tmp_path: Path) -> None
     )
     found = Record.load(system.record().save(tmp_path / "own.wb"))
     assert "Nobody knows the true depth" in found.text("depth_maps")
+    assert not {"error_split", "movers_found"} & set(found.views())
     own = system.pictures_of(found)
     np.testing.assert_allclose(own["left"], left, atol=0.003)
     np.testing.assert_allclose(own["right"], right, atol=0.003)

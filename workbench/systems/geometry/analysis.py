@@ -202,6 +202,8 @@ def judge(found: Found, setting: Setting) -> Judged:
 def groups(found: Found, setting: Setting, judged: Judged, attrs: dict[str, Any]) -> tuple[Columns, dict[str, dict[str, Any]]]:
     """Return the record's groups (volume, maps, errors, ROC) and their attributes; `fused` is 0 where nothing was joined.
 
+    Errors are left out where no true depth is known, the ROC where nothing moves.
+
     With `stride` among the attributes, the volume holds every so many rows and columns of the maps.
     """
     step = int(attrs.get("stride", 1))
@@ -211,9 +213,11 @@ def groups(found: Found, setting: Setting, judged: Judged, attrs: dict[str, Any]
             "cost": v.cost, "probability": thrifty(found.law, 14), "valid": v.valid, "depth": v.depths, "fused": thrifty(found.fused, 7) * joint[::step, ::step],
         },
         "maps": found.maps,
-        "curve/errors": error_curves(judged.errors),
-        "curve/movers": judged.lines,
     }  # fmt: skip
+    if np.isfinite(setting.true).any():
+        columns["curve/errors"] = error_curves(judged.errors)
+    if setting.moving.any():
+        columns["curve/movers"] = judged.lines
     pair = setting.pair
     camera = {n: np.asarray(getattr(pair, n), float).ravel().tolist() for n in ("intrinsics", "rotation", "translation")}
     weight, error = found.maps["weight"], found.maps["photometric"]
@@ -228,7 +232,7 @@ def groups(found: Found, setting: Setting, judged: Judged, attrs: dict[str, Any]
             **{f"auc {n}": float(a) for n, a in judged.areas.items()},
         },
     }
-    return columns, labels
+    return columns, {name: attrs for name, attrs in labels.items() if name in columns}
 
 
 def thrifty(values: np.ndarray, bits: int) -> np.ndarray:
