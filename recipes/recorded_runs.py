@@ -32,6 +32,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "zipvl": {},
     "g_search": {},
     "atp_llava": {},
+    "prodepth": {},
     "parallelbench": {"seed": 2},
     "bits_to_rounds": {"seed": 1},
 }

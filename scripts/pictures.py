@@ -71,6 +71,7 @@ PAPERS: dict[str, Callable[[], dict[str, Any]]] = {
     "g_search": lambda: recorded("g_search", ("patch_film", "budget_curves")),
     "parallelbench": lambda: recorded("parallelbench", ("commit_film", "why_broke", "tokens_accuracy")),
     "bits_to_rounds": bits_to_rounds,
+    "prodepth": lambda: recorded("prodepth", ("depth_maps", "cost_curve", "movers_found", "ghost_speed")),
     "atp_llava": lambda: {PICTURE_NAMES.get(n, n): f for n, f in recorded("atp_llava", ("patch_film", "kept_by_kind")).items()},
 }
 

@@ -68,7 +68,7 @@ def _one(info: KnobInfo) -> dict[str, Any]:
         "min": low,
         "max": high,
         "step": _step(info),
-        "default": plain(info.default),
+        "default": spell(info.default) if kind(info) == "choice" else plain(info.default),
         "default_text": spell(info.default),
         "choices": [spell(c) for c in choices],
         "nullable": nullable,

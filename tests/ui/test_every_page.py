@@ -46,6 +46,8 @@ def other_value(system: type[System], info: KnobInfo) -> Any:
 def move(live: Live, info: KnobInfo, value: Any) -> None:
     """Move a knob as a hand does."""
     control = live.page.locator(f"#knob-{info.name}")
+    if info.advanced:
+        control.evaluate("(node) => { node.closest('details').open = true }")
     if kind(info) == "range":
         live.slide(info.name, value)
     elif kind(info) == "check":

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 
+from tests.views.geometry_groups import DEPTH_VIEWS
+from tests.views.geometry_groups import record as depths
 from tests.views.simulator import record as simulate
 from workbench.record import Record
 
 
-@pytest.fixture(scope="session")
-def record() -> Record:
-    """A simulated run with every group that the views draw."""
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Record:
+    """A simulated run with every group that the views draw; for views of depth, a small run on a ray-cast street."""
+    name = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name")
+    return depths() if name in DEPTH_VIEWS else simulated()
+
+
+@lru_cache(maxsize=1)
+def simulated() -> Record:
     return simulate()
 
 

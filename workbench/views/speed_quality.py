@@ -41,6 +41,8 @@ class Plane:
         self.speed = _pick(record, "speed", speed)
         self.quality = _pick(record, "quality", quality)
         self.relative = float(self._value(record, self.speed, "baseline") or 0) > 0
+        self.baseline_name = str(self._value(record, self.speed, "baseline_name") or "plain decoding")
+        self.versus = "plain" if "plain" in self.baseline_name else self.baseline_name
         self.falling = self._value(record, self.quality, "better") == "lower"
         self.unit = str(self._value(record, self.quality, "unit"))
         self.points = [self._baseline(record)] if self.relative else []
@@ -139,7 +141,7 @@ def draw(
     direction = "lower is better" if plane.falling else "higher is better"
     what = plane.quality.replace("_", " ")
     layout = {
-        "xaxis": {"range": x, "title": {"text": "speed, as a multiple of plain" if plane.relative else plane.speed.replace("_", " ")},
+        "xaxis": {"range": x, "title": {"text": f"speed, as a multiple of {plane.versus}" if plane.relative else plane.speed.replace("_", " ")},
                   "ticksuffix": "x" if plane.relative else ""},
         "yaxis": {"range": y[::-1] if plane.falling else y, "nticks": 6},
         "annotations": [note(f"<b>{what}</b>, {house.escape(plane.unit)} ({direction})", theme, x=0, y=1, anchor="left")],
@@ -218,7 +220,9 @@ def caption(
     base = next((p for p in plane.points if p.kind == "baseline"), None)
     what = plane.quality.replace("_", " ")
     words = (
-        f"This run is {_speed(plane, mine)} the speed of plain decoding" if base else f"This run's speed is {_speed(plane, mine)}"
+        f"This run is {_speed(plane, mine)} the speed of {plane.baseline_name}"
+        if base
+        else f"This run's speed is {_speed(plane, mine)}"
     )
     words += f"; {what} {house.number(mine.quality)}"
     if base is not None and np.isfinite(base.quality):
@@ -247,7 +251,7 @@ VIEW = View(
     groups=(GROUP,),
     question="What does the speed cost in quality?",
     reading=(
-        "Each point is a run: right is faster than plain decoding, up is better. The blue square is plain decoding, measured in the "
+        "Each point is a run: right is faster than the baseline, up is better. The blue square is the baseline (mostly plain decoding), measured in the "
         "same run. The green line joins the runs that no other beats in both; the ringed point is this run."
     ),
     draw=draw,

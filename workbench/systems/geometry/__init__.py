@@ -1,0 +1,1 @@
+"""Depth from two views, and how sure of it one may be."""
