@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 import workbench as wb
+from workbench import views
 from workbench.data import parallel_tasks as tasks
 from workbench.errors import InputError, KindError, ModelError, UnknownNameError, WorkbenchError
 from workbench.models import TableDLM
@@ -280,6 +281,34 @@ def test_live_knobs_estimate_and_come_back(record: Record) -> None:
         np.testing.assert_array_equal(back.column("meters", name), record.column("meters", name))
     system.set(gamma=0.6)
     assert system.rederive(record).meter("tokens a round")["provenance"] == "measured"  # the static rule has no threshold
+
+
+@pytest.mark.parametrize(
+    ("name", "x", "schedule"),
+    [
+        ("position 4", 1.2, "1 2 4 | 3"),
+        ("position 1", 2.0, "2 | 1 3 4"),
+        ("position 3", 2.9, "1 2 | 4 | 3"),
+        ("position 2", -7.0, "2 | 1 | 3 4"),
+        ("position 2", 1.1, "1 2 | 3 4"),
+    ],
+)
+def test_a_position_dragged_to_another_bar_is_the_schedule_that_says_so(
+    record: Record, name: str, x: float, schedule: str
+) -> None:
+    view = views.get("bits_lost")
+    system = ParallelBench(model="ideal", task="shuffle", items=4, k=2, num_samples=400)
+    before = system.rederive(record)
+    assert view.drag is not None
+    assert view.drag(before, name, x) == {"schedule": schedule}
+    shown = [a["name"] for a in view.spec(before)["layout"]["annotations"] if "name" in a]
+    assert sorted(shown) == [f"position {p}" for p in (1, 2, 3, 4)]
+    assert view.spec(before)["layout"]["meta"] == {"drag": True}
+    system.set(**view.drag(before, name, x))  # and the knob takes it
+    after = system.rederive(before)
+    assert view.drag(after, name, x)["schedule"].count("|") in (schedule.count("|"), schedule.count("|") + 1)
+    with pytest.raises(InputError, match="position 1 to 4"):
+        view.drag(before, "position 5", 1.0)
 
 
 def test_a_schedule_of_ones_own_moves_tokens_between_steps(record: Record) -> None:

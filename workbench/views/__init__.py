@@ -84,6 +84,8 @@ class View:
         caption: `(record, **options) -> str`, one sentence of what to see now.
         steps: group whose `step` column a scrubber moves through, or "".
         wide: the picture needs the whole width, so two of them are compared one under the other.
+        drag: `(record, name, x) -> knobs`: what it means to let go of the label called `name` at x; None where nothing can be dragged.
+            Such a picture says so in its layout, `meta.drag`.
     """
 
     name: str
@@ -95,6 +97,7 @@ class View:
     caption: Callable[..., str]
     steps: str = ""
     wide: bool = False
+    drag: Callable[[Record, str, float], dict[str, Any]] | None = None
 
     def spec(self, record: Record, *, title: bool = True, **options: Any) -> dict[str, Any]:
         """Return the picture as a plain dict `{"data": [...], "layout": {...}}`: what a page sends on a slider's path.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench import theme as house
+from workbench.errors import InputError, expected
 from workbench.views import View
 from workbench.views.common import Curves, Spec, revision, table
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from workbench.record import Record
 
 GROUP = "curve/lost"
+ACROSS = 4  # labels side by side above a bar; more stand in further rows
 MINE, TOKENS, LEAST = "this schedule", "entropy of each token when it is decided", "least of any schedule"
 
 
@@ -32,7 +34,6 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     d = house.design(theme)
     lost, revealed, place, step, least = _parts(record)
     x = np.arange(1, len(lost) + 1)
-    labels = [" ".join(str(p) for p in place[step == t]) for t in x]
     data: list[Spec] = [
         {"type": "bar", "name": "revealed: what the step's tokens are worth together", "x": x.tolist(), "y": revealed.tolist(), "marker": house.solid(theme, "accepted"), "hovertemplate": "step %{x}: %{y:.3f} bits revealed<extra></extra>"},
         {
@@ -43,20 +44,50 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
         {"type": "scatter", "mode": "lines+markers", "name": "least of any schedule of T steps", "x": np.arange(1, len(least) + 1).tolist(), "y": least.tolist(), "xaxis": "x2", "yaxis": "y2", "line": {"color": d.line("target"), "width": 2}, "marker": {"size": 7}, "hovertemplate": "%{x} steps: at least %{y:.3f} bits<extra></extra>"},
         {"type": "scatter", "mode": "markers", "name": "this schedule", "x": [len(lost)], "y": [float(lost.sum())], "xaxis": "x2", "yaxis": "y2", "marker": {"size": 16, "symbol": "circle-open", "color": d.line("selected"), "line": {"width": 3}}, "hovertemplate": "this schedule: %{x} steps, %{y:.3f} bits<extra></extra>"},
     ]  # fmt: skip
-    notes = [
-        {"text": label, "x": int(t), "y": float(revealed[t - 1] + lost[t - 1]), "yanchor": "bottom", "yshift": 3, "showarrow": False, "font": {"family": house.MONO, "size": 12, "color": d.muted}}
-        for t, label in zip(x, labels, strict=True)
-    ]  # fmt: skip
+    top = revealed + lost
+    notes = [note for t in x for note in _chips(place[step == t], int(t), float(top[t - 1]), d)]
+    rows = max(-(-int((step == t).sum()) // ACROSS) for t in x)
     length = len(least)
-    most = float(max((revealed + lost).max(), 0.5))
+    most = float(max(top.max(), 0.5))
     layout = {
-        "height": 370, "showlegend": True, "annotations": notes, "bargap": 0.25,
+        "height": 370, "showlegend": True, "annotations": notes, "bargap": 0.25, "meta": {"drag": True},
         "xaxis": {"domain": [0, 0.56], "range": [0.4, length + 0.6], "dtick": 1, "title": {"text": "step (the positions it decides stand above)"}},
-        "yaxis": {"range": [0, most * 1.15], "title": {"text": "bits"}},
+        "yaxis": {"range": [0, most * (1.07 + 0.08 * rows)], "title": {"text": "bits"}},
         "xaxis2": {"domain": [0.66, 1], "range": [0.6, length + 0.4], "dtick": 1, "title": {"text": "steps T"}, "anchor": "y2"},
         "yaxis2": {"anchor": "x2", "range": [-0.04 * max(1.0, float(least.max())), max(1.0, float(max(least.max(), lost.sum()))) * 1.1], "title": {"text": "bits lost in all"}},
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "bits_lost"))
+
+
+def _chips(places: np.ndarray, step: int, top: float, design: house.Design) -> list[Spec]:
+    """Return the positions that a step decides, each a label of its own above the step's bar."""
+    return [
+        {
+            "name": f"position {place}", "text": str(place), "y": top, "yanchor": "bottom", "yshift": 3 + 18 * (i // ACROSS), "showarrow": False, "captureevents": True,
+            "x": step + (i % ACROSS - (min(len(places) - ACROSS * (i // ACROSS), ACROSS) - 1) / 2) * 0.2,
+            "hovertext": f"position {place}: drag it to another step",
+            "font": {"family": house.MONO, "size": 12, "color": design.text},
+        }
+        for i, place in enumerate(places)
+    ]  # fmt: skip
+
+
+def drag(record: Record, name: str, x: float) -> dict[str, str]:
+    """Return the knobs that say what a position dropped at `x` asks for: its step becomes the nearest, or a new one at either end.
+
+    Args:
+        name: of the label, "position 3". x: where it was let go, in steps; past the first or last bar makes a step of its own.
+    Raises:
+        InputError: there is no such position.
+    """
+    _, _, place, step, _ = _parts(record)
+    found = [p for p in place.tolist() if name == f"position {p}"]
+    if not found:
+        raise InputError(expected("what was dragged", f"position 1 to {len(place)}", repr(name[:40])))
+    last = int(step.max())
+    where = {p: int(t) for p, t in zip(place.tolist(), step)} | {found[0]: int(np.clip(np.floor(x + 0.5), 0, last + 1))}
+    groups = [sorted(p for p, t in where.items() if t == at) for at in range(last + 2)]
+    return {"schedule": " | ".join(" ".join(map(str, group)) for group in groups if group)}
 
 
 def caption(record: Record) -> str:
@@ -92,10 +123,11 @@ VIEW = View(
     question="Which step loses how many bits?",
     reading=(
         "Left: one bar for each step of the schedule; green is what its tokens reveal together, red with crosses what is lost because they are drawn "
-        "independently (their total correlation given all before). The numbers above are positions: move one to another step with the knob schedule. "
+        "independently (their total correlation given all before). The numbers above are positions: drag one to another step, or past the last bar for a step of its own (by keyboard: the knob schedule). "
         "Right: the least that any schedule of T steps loses, which never rises with T; the ring is this schedule. All exact for the task's own law."
     ),
     draw=draw,
     say=say,
     caption=caption,
+    drag=drag,
 )
