@@ -1,4 +1,4 @@
-"""Text of four visibly different kinds, and of two kinds that no model here was trained on.
+"""Text of four visibly different kinds, and of two kinds that the small mixtures of experts were not trained on.
 
 Every kind is on any installation: plays and a cipher of them, Python's standard library, Python's help topics, generated
 arithmetic, and the style sheets inside the panel package. Documents are split for good into training and held out.
@@ -23,7 +23,7 @@ _SUMS = 6000
 
 @functools.cache
 def text_of(domain: str, held_out: bool = True) -> str:
-    """Return all text of a domain on one side of the split; a domain of `OUTSIDE` has only a held-out side.
+    """Return all text of a domain on one side of the split.
 
     Raises:
         UnknownNameError: no such domain.
@@ -33,9 +33,9 @@ def text_of(domain: str, held_out: bool = True) -> str:
     if domain == "arithmetic":
         return _arithmetic(held_out)
     if domain == "style sheet":
-        return _style_sheets()
+        return _style_sheets(held_out)
     if domain == "cipher":
-        return codecs.encode(text_of("play"), "rot13")
+        return codecs.encode(text_of("play", held_out), "rot13")
     if domain == "manual":
         topics = data.technical_english()
         return "\n\n".join(text for i, text in enumerate(topics.values()) if (i % _HELD_TOPICS == 3) == held_out)
@@ -63,20 +63,21 @@ def _arithmetic(held_out: bool) -> str:
     return "\n".join(lines)
 
 
-def _style_sheets() -> str:
+def _style_sheets(held_out: bool) -> str:
+    """Return every second style sheet of the panel package."""
     found = find_spec("panel")
     folder = Path(str(found.origin)).parent / "dist" / "css" if found else Path()
-    return "\n\n".join(path.read_text("utf-8", errors="replace") for path in sorted(folder.glob("*.css")))
+    return "\n\n".join(path.read_text("utf-8", errors="replace") for path in sorted(folder.glob("*.css"))[int(held_out) :: 2])
 
 
-def windows(domain: str, encode: object, count: int, length: int, seed: int = 0) -> np.ndarray:
-    """Return (count, length) int64 token ids: held-out stretches of a domain, spread evenly, each starting at a line.
+def windows(domain: str, encode: object, count: int, length: int, seed: int = 0, held_out: bool = True) -> np.ndarray:
+    """Return (count, length) int64 token ids: stretches of a domain, spread evenly, each starting at a line.
 
     Args:
         encode: a function from text to a list of token ids.
-        seed: moves the stretches; the same seed gives the same windows.
+        seed: moves the stretches; the same seed gives the same windows. held_out: the side of the split.
     """
-    text = text_of(domain)
+    text = text_of(domain, held_out)
     assert callable(encode)
     rng = np.random.default_rng([seed, len(text)])
     rows: list[list[int]] = []

@@ -289,7 +289,7 @@ class Collector:
         import torch
 
         logits, expert, weight = (torch.cat([getattr(s, n).cpu() for s in parts]) for n in ("logits", "expert", "weight"))
-        order = weight.argsort(1, descending=True, stable=True)
+        order = weight.argsort(dim=1, descending=True, stable=True)
         return logits.numpy(), expert.gather(1, order).to(torch.int16).numpy(), weight.gather(1, order).numpy()
 
 
