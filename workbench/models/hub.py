@@ -22,7 +22,14 @@ from workbench.models.table import NAMED_TABLES, TableLM, named_table
 Progress = Callable[[float, str], None]
 
 SMOLLM2 = "smollm2-135m"
-_SHIPPED = {"lab-target": "lab/target", "lab-draft": "lab/draft", "scene-reader": "scenes/reader"}
+_SHIPPED = {
+    "lab-target": "lab/target",
+    "lab-draft": "lab/draft",
+    "scene-reader": "scenes/reader",
+    "moe-8": "moe/e8",
+    "moe-16": "moe/e16",
+}
+_MIXTURES = {"moe-8": 8, "moe-16": 16}
 _HERE = Path(__file__).parent
 
 
@@ -146,8 +153,12 @@ def available() -> list[Entry]:
     for name, inside in _SHIPPED.items():
         where = _HERE / inside
         missing = f"python recipes/lab_pair.py makes {name}"
+        kind = "language model, Python source (lab pair)"
+        if name in _MIXTURES:
+            kind = f"mixture of {_MIXTURES[name]} experts, four kinds of text"
+            missing = f"python recipes/small_moe.py --experts {_MIXTURES[name]} makes it"
         status = "ready" if (where / "model.safetensors").exists() else missing
-        entries.append(Entry(name, "language model, Python source (lab pair)", _size_mb(where), str(where), status))
+        entries.append(Entry(name, kind, _size_mb(where), str(where), status))
     eagle = _HERE / "assets" / "eagle_smollm2"
     status = "ready" if (eagle / "draft.safetensors").exists() else "python recipes/eagle_smollm2.py makes it"
     entries.append(Entry("eagle", f"draft layer for {SMOLLM2} (knob draft='eagle')", _size_mb(eagle), str(eagle), status))
