@@ -64,20 +64,23 @@ class Service(NamedTuple):
 def serve(
     expert: np.ndarray, weight: np.ndarray, groups: list[slice], experts: int, factor: float, order: str, seed: int = 0
 ) -> Service:
-    """Dispatch every layer and group by the kernel `expert_dispatch` under the capacity that `factor` gives.
+    """Dispatch every layer and group under the capacity that `factor` gives: one call of the kernel `expert_dispatch`.
+
+    Every expert of every layer and group is an expert of its own there; its ranks then meet the capacity of its group.
 
     Args:
         expert: (L, N, k) chosen experts, heaviest first. weight: (L, N, k). order: "token", "random" or "priority".
     """
-    slot = np.empty(expert.shape, np.int32)
-    slots = np.array([capacity(g.stop - g.start, experts, expert.shape[2], factor) for g in groups])
-    for layer in range(len(expert)):
-        for number, (g, most) in enumerate(zip(groups, slots)):
-            found = kernels.expert_dispatch(
-                expert[layer, g], weight[layer, g], experts, int(most), order, seed + 7919 * layer + number, backend="cpu"
-            )
-            slot[layer, g] = found.slot
-    return Service(slot, slots)
+    layers, tokens, top_k = expert.shape
+    group = np.zeros(tokens, np.int32)
+    for number, g in enumerate(groups):
+        group[g] = number
+    slots = np.array([capacity(g.stop - g.start, experts, top_k, factor) for g in groups])
+    own = np.arange(layers, dtype=np.int32)[:, None] * len(groups) + group
+    flat = (own[..., None] * experts + expert).reshape(layers * tokens, top_k)
+    count = layers * len(groups) * experts
+    rank = kernels.expert_dispatch(flat, weight.reshape(flat.shape), count, tokens * top_k, order, seed).slot.reshape(expert.shape)
+    return Service(np.where(rank < slots[group][:, None], rank, -1), slots)
 
 
 def drop_probability(position: int, law: np.ndarray, slots: int) -> float:
