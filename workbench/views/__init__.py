@@ -45,6 +45,18 @@ _FILES = (
     "rank_agreement",
     "thresholds",
     "kept_by_kind",
+    "routing_map",
+    "routed_text",
+    "expert_load",
+    "spikiness",
+    "information",
+    "drop_curve",
+    "drop_quality",
+    "router_film",
+    "token_card",
+    "expert_card",
+    "expert_transitions",
+    "claims",
     "speed_quality",
 )
 

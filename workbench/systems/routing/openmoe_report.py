@@ -79,6 +79,7 @@ def write(system: OpenMoE, tape: Tape, found: Routing, free: Pass, limited: Pass
     film = _film(system._loaded.name)
     if film:
         tape.write("training", **film)
+        tape.describe("training", chance=2 / PROBES[system._loaded.name][1])  # the probes keep the two choices of the training
     drops = drop_curves(facts, columns, served["dropped"])
     tape.write("curve/drops", **drops)
     if limited is not None and free.loss.size:
