@@ -32,6 +32,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "zipvl": {},
     "g_search": {},
     "atp_llava": {},
+    "openmoe": {},
+    "read_me": {},
 }
 
 

@@ -21,7 +21,6 @@ them style sheets and a cipher. The least number of slots and rounding them up t
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,6 +31,7 @@ from workbench import kernels, models
 from workbench.data import domains
 from workbench.errors import InputError, expected
 from workbench.instruments import router
+from workbench.meters import interleaved
 from workbench.record import Record
 from workbench.system import Columns, ModelName, Prompt, System, knob
 from workbench.systems.routing import analysis
@@ -66,10 +66,9 @@ class Texts:
 
 @dataclass
 class Pass:
-    """What the model made of the texts: loss of every next token (B, T - 1) in nats, seconds, and who was dropped (L, N, K)."""
+    """What the model made of the texts: loss of every next token (B, T - 1) in nats, and who was dropped (L, N, K)."""
 
     loss: np.ndarray
-    seconds: float
     dropped: np.ndarray | None = None
 
 
@@ -173,14 +172,13 @@ class OpenMoE(System):
     def free(self, tape: NullTape) -> tuple[router.Routing, Pass]:
         """Return the model's own routing of all texts, and its losses (no limit)."""
         losses: list[np.ndarray] = []
-        began = time.perf_counter()
 
         def keep(start: int, logits: Any) -> None:
             tape.step(start, len(self._texts.ids), phase="reading")
             losses.append(_losses(logits, self._texts.ids[start : start + len(logits)]))
 
         found = router.capture(self._loaded.model, self._texts.ids, on_rows=keep)
-        return found, Pass(np.concatenate(losses), time.perf_counter() - began)
+        return found, Pass(np.concatenate(losses))
 
     def limited(self, tape: NullTape) -> Pass | None:
         """Return the losses with the limit inside the model, group by group; None where the routing can only be read.
@@ -191,7 +189,6 @@ class OpenMoE(System):
 
         view, losses, dropped = router.view(self._loaded.model), [], []
         flat = self._texts.flat()
-        began = time.perf_counter()
         for number, group in enumerate(analysis.groups_of(flat[2], flat[3], self.group_size)):
             tape.step(group.start, len(flat[0]), phase="reading under the limit")
             ids = self._texts.ids[flat[2][group.start] : flat[2][group.stop - 1] + 1]
@@ -200,25 +197,29 @@ class OpenMoE(System):
                 logits = view.model(input_ids=torch.from_numpy(ids), use_cache=False).logits
             losses.append(_losses(logits, ids))
             dropped.append(np.stack([handler.dropped[p] for p in sorted(handler.dropped)]))
-        return Pass(np.concatenate(losses), time.perf_counter() - began, np.concatenate(dropped, 1))
+        return Pass(np.concatenate(losses), np.concatenate(dropped, 1))
 
-    def plain_seconds(self) -> float:
-        """Return the seconds that the uninstrumented model takes for the same texts, in the same batches."""
+    def speed(self, tape: NullTape) -> dict[str, float]:
+        """Return the median seconds of one batch of texts, with the routing read and with the model alone, in turn."""
         import torch
 
-        began = time.perf_counter()
-        with torch.inference_mode():
-            for start in range(0, len(self._texts.ids), 8):
-                self._loaded.model(input_ids=torch.from_numpy(self._texts.ids[start : start + 8]), use_cache=False)
-        return time.perf_counter() - began
+        ids = self._texts.ids[:8]
+
+        def alone() -> None:
+            with torch.inference_mode():
+                self._loaded.model(input_ids=torch.from_numpy(ids), use_cache=False)
+
+        tape.step(0, len(self._texts.ids), phase="timing")
+        found = interleaved({"read": lambda: router.capture(self._loaded.model, ids), "alone": alone}, repeats=5, warmup=2)
+        return {name: timing.median / 1e3 / ids.size for name, timing in found.items()}
 
     def run(self, tape: NullTape) -> None:
         """Route all texts freely, then again under the limit; write what was chosen, why, and what the limit cost."""
-        plain = self.plain_seconds()
+        speed = self.speed(tape)
         found, free = self.free(tape)
         limited = self.limited(tape)
         if isinstance(tape, Tape):
-            report.write(self, tape, found, free, limited, plain)
+            report.write(self, tape, found, free, limited, speed)
 
     def derive(self, record: Record) -> Columns:
         """Return choices, drops, loads and meters for the present live knobs, from the recorded candidates."""

@@ -46,7 +46,7 @@ def joined(parts: list[Rows]) -> Rows:
 # ---- a run --------------------------------------------------------------------------------------------------------------
 
 
-def write(system: OpenMoE, tape: Tape, found: Routing, free: Pass, limited: Pass | None, plain: float) -> None:
+def write(system: OpenMoE, tape: Tape, found: Routing, free: Pass, limited: Pass | None, speed: dict[str, float]) -> None:
     """Write every group of a run: the free routing, what explains it, its training, and what the limit costs."""
     from workbench.systems.routing.openmoe import RANKS
 
@@ -86,7 +86,7 @@ def write(system: OpenMoE, tape: Tape, found: Routing, free: Pass, limited: Pass
         tape.write("curve/drop_quality", **quality_curves(system, free, limited))
     for name in ("curve/drops", "curve/drop_quality"):
         tape.describe(name, **LABELS[name])
-    _write_meters(system, tape, found, (free, limited, plain), served)
+    _write_meters(system, tape, found, (free, limited, speed), served)
     tape.write("claims", **_claims(facts, columns, first, shares, served["dropped"], film, (free, limited)))
 
 
@@ -257,11 +257,10 @@ def quality_curves(system: OpenMoE, free: Pass, limited: Pass) -> Rows:
 
 
 def _write_meters(system: OpenMoE, tape: Tape, found: Routing, passes: tuple[Any, ...], served: dict[str, np.ndarray]) -> None:
-    free, limited, plain = passes
-    tokens = system._texts.ids.size
+    free, limited, speed = passes
     write_meter(
-        tape, "throughput", tokens / free.seconds, "tokens/s, routing read", kind="speed", better="higher", baseline=tokens / plain,
-        baseline_name="the model alone, same texts", samples=1,
+        tape, "throughput", 1 / speed["read"], "tokens/s, routing read", kind="speed", better="higher", baseline=1 / speed["alone"],
+        baseline_name="the model alone, in turn", samples=5,
     )  # fmt: skip
     total, active = parameters(system._loaded.model, found)
     write_meter(
