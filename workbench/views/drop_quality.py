@@ -31,12 +31,12 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
 
 def caption(record: Record) -> str:
     """Return the added loss of each side, and whether it is told from zero."""
-    curves, parts = Curves(record, GROUP), []
-    for name in curves.names:
-        _, y, low, high = curves[name]
-        half = np.sqrt(np.nanmean(((high - low) / 2) ** 2) / len(y)) if np.isfinite(low).any() else np.nan
-        told = "no more than chance" if abs(y.mean()) <= half else "more than chance" if half == half else "from one text"
-        parts.append(f"{name}: {y.mean():+.3f} nats a token ({told})")
+    curves, attrs, parts = Curves(record, GROUP), record.group_attrs(GROUP), []
+    means = np.atleast_1d(attrs.get("mean", [float(np.nanmean(curves[n][1])) for n in curves.names]))
+    halves = np.atleast_1d(attrs.get("half", [-1.0] * len(curves.names)))
+    for name, mean, half in zip(curves.names, means.tolist(), halves.tolist()):
+        told = "one text, no interval" if half < 0 else f"± {half:.3f}, " + ("not told from zero" if abs(mean) <= half else "more than chance")
+        parts.append(f"{name}: {mean:+.3f} nats a token ({told})")
     return "What the limit adds to the loss, mean over positions; " + "; ".join(parts) + "."
 
 

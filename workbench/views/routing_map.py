@@ -38,11 +38,11 @@ def draw(
             "type": "rect", "x0": first - 0.5, "x1": last - 0.5, "y0": chosen[1] - 0.5, "y1": chosen[1] + 0.5, "line": {"color": d.line("selected"), "width": 3},
         })  # fmt: skip
     layout = {
-        "height": int(np.clip(17 * size + 190, 320, 620)), "meta": {"zoom": True}, "dragmode": "zoom", "shapes": lines, "annotations": names,
+        "height": int(np.clip(28 * size + 230, 360, 640)), "meta": {"zoom": True}, "dragmode": "zoom", "shapes": lines, "annotations": names,
         "margin": {"t": 34}, "bargap": 0,
-        "xaxis": {"range": [first - 0.5, last - 0.5], "showgrid": False, "title": {"text": "token, text after text"}} | (_words(record, first, last) if last - first <= 44 else {}),
-        "yaxis": {"range": [size - 0.5, -0.5], "domain": [0.3, 1], "showgrid": False, "title": {"text": "expert"}, "fixedrange": True, "dtick": 1 if size <= 16 else 8},
-        "yaxis2": {"range": [0, 1], "domain": [0, 0.2], "tickformat": ".0%", "nticks": 3, "title": {"text": "dropped"}, "fixedrange": True},
+        "xaxis": {"anchor": "y2", "range": [first - 0.5, last - 0.5], "showgrid": False, "title": {"text": "token, text after text"}} | (_words(record, first, last) if last - first <= 44 else {}),
+        "yaxis": {"range": [size - 0.5, -0.5], "domain": [0.24, 1], "showgrid": False, "title": {"text": "expert"}, "fixedrange": True, "dtick": 1 if size <= 16 else 8},
+        "yaxis2": {"range": [0, 1], "domain": [0, 0.18], "tickformat": ".0%", "nticks": 3, "title": {"text": "dropped"}, "fixedrange": True},
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=f"{revision(record, 'routing_map')} {first} {last}")
 
@@ -53,7 +53,7 @@ def _heat(record: Record, layer: int, z: np.ndarray, x: np.ndarray, top: float, 
         "type": "heatmap", "z": np.round(z, 3).tolist(), "x": x.tolist(), "y": list(range(size)), "zmin": 0, "zmax": top, **colours(theme), "name": words_,
         "customdata": np.repeat(layer * size + np.arange(size), len(x)).reshape(size, -1).tolist(),
         "hovertemplate": "token %{x}, expert %{y}: %{z:.0%}<extra></extra>",
-        "colorbar": {"title": {"text": words_}, "tickformat": ".0%", "thickness": 12, "len": 0.66, "y": 0.66, "nticks": 4},
+        "colorbar": {"title": {"text": words_.split()[0], "font": {"size": 12}}, "tickformat": ".0%", "thickness": 12, "len": 0.76, "y": 0.62, "nticks": 4},
     }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def draw(record: Record, *, step: int = 0, theme: str = "light", title: str = ""
         step: row of `routing`.
     """
     d, layer, data = house.design(theme), grid.layer_of(record, step), []
-    layout: Spec = {"height": 400, "annotations": [], "margin": {"t": 30}}
+    layout: Spec = {"height": 440, "annotations": [], "margin": {"t": 46}}
     top = max(float(record.column(f"grouping/{name}", "share").max()) for name, _ in PANELS)
     size = grid.experts(record)
     for i, (name, words) in enumerate(PANELS):
@@ -37,16 +37,16 @@ def draw(record: Record, *, step: int = 0, theme: str = "light", title: str = ""
             "type": "heatmap", "z": np.round(share, 3).tolist(), "x": list(range(size)), "y": rows, "xaxis": f"x{axis}", "yaxis": f"y{axis}", "zmin": 0, "zmax": round(top, 2),
             **colours(theme), "name": words, "showscale": i == 2, "customdata": [[f"{s}, {t} tokens"] * size for s, t in zip(shown, times)],
             "hovertemplate": "%{customdata}<br>expert %{x}: %{z:.0%}<extra></extra>", "ygap": 1,
-            "colorbar": {"title": {"text": "share"}, "tickformat": ".0%", "thickness": 12, "len": 0.8, "nticks": 4},
+            "colorbar": {"title": {"text": "share", "side": "top", "font": {"size": 12}}, "tickformat": ".0%", "thickness": 10, "nticks": 3, "tickfont": {"size": 11}},
         })  # fmt: skip
-        left = (0.0, 0.36, 0.71)[i]
-        layout[f"xaxis{axis}"] = {"domain": [left + (0.02 if i else 0), left + 0.27], "title": {"text": "expert"}, "showgrid": False, "anchor": f"y{axis}", "dtick": 1 if size <= 8 else 4}
+        left, right = ((0.0, 0.24), (0.41, 0.65), (0.76, 1.0))[i]
+        layout[f"xaxis{axis}"] = {"domain": [left, right], "title": {"text": "expert"}, "showgrid": False, "anchor": f"y{axis}", "dtick": 1 if size <= 8 else 4}
         layout[f"yaxis{axis}"] = {
             "range": [len(names) - 0.5, -0.5], "tickvals": rows, "ticktext": shown, "showgrid": False, "anchor": f"x{axis}",
             "tickfont": {"family": house.MONO if name == "token" else house.SANS, "size": 11},
         }  # fmt: skip
         layout["annotations"].append({
-            "text": f"{words}: <b>{_word(_score(record, name, layer))}</b>", "x": left + 0.14, "y": 1.01, "xref": "paper", "yref": "paper", "yanchor": "bottom", "showarrow": False,
+            "text": f"{words}<br><b>{_word(_score(record, name, layer))}</b>", "x": (left + right) / 2, "y": 1.01, "xref": "paper", "yref": "paper", "yanchor": "bottom", "showarrow": False,
             "font": {"size": 13, "color": d.text},
         })  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "spikiness"))

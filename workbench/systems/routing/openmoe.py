@@ -105,8 +105,8 @@ class OpenMoE(System):
     family = "routing"
     asks = "Which expert takes which token, why, and who is dropped when an expert is full?"
     shows = (
-        "routing_map", "routed_text", "spikiness", "drop_curve", "router_film", "expert_load", "information", "token_card", "expert_card",
-        "expert_transitions", "drop_quality", "claims",
+        "routing_map", "routed_text", "token_card", "spikiness", "information", "drop_curve", "drop_quality", "expert_load", "expert_card",
+        "router_film", "claims", "expert_transitions",
     )  # fmt: skip
     sometimes = ("router_film", "expert_transitions", "drop_quality")
     presets: ClassVar[dict[str, dict[str, Any]]] = {name: _START | changed for name, changed in _PRESETS.items()}

@@ -84,8 +84,8 @@ def write(system: OpenMoE, tape: Tape, found: Routing, free: Pass, limited: Pass
     tape.write("curve/drops", **drops)
     if limited is not None and free.loss.size:
         tape.write("curve/drop_quality", **quality_curves(system, free, limited))
-    for name in ("curve/drops", "curve/drop_quality"):
-        tape.describe(name, **LABELS[name])
+        tape.describe("curve/drop_quality", **LABELS["curve/drop_quality"], **added_loss(system, free, limited))
+    tape.describe("curve/drops", **LABELS["curve/drops"])
     _write_meters(system, tape, found, (free, limited, speed), served)
     tape.write("claims", **_claims(facts, columns, first, shares, served["dropped"], film, (free, limited)))
 
@@ -124,7 +124,7 @@ def _write_groupings(tape: Tape, columns: dict[str, np.ndarray], first: np.ndarr
     kind = np.array([order.index(k) for k in kinds])[kind]
     length = int(columns["position"].max()) + 1
     bins = np.minimum(columns["position"].astype(np.int64) * 8 // length, 7) if length >= 8 else columns["position"].astype(np.int64)
-    edges = [f"{-(-i * length // 8)} to {-(-(i + 1) * length // 8) - 1}" if length >= 8 else str(i) for i in range(min(8, length))]
+    edges = [f"{-(-i * length // 8)}–{-(-(i + 1) * length // 8) - 1}" if length >= 8 else str(i) for i in range(min(8, length))]
     ids, value, times = np.unique(columns["token_id"], return_inverse=True, return_counts=True)
     often = np.argsort(-times, kind="stable")[:MOST_TOKENS]
     pieces = {int(v): str(p) for v, p in zip(value[::-1], columns["piece"][::-1])}
@@ -157,7 +157,7 @@ def _write_information(
     for name, v in values.items():
         shares[name] = [analysis.explained(v.astype(np.int64), f, columns["text"], found.experts, int(system.seed)) for f in first]
         y, low, high, chance = np.array(shares[name]).T
-        parts += [curve(name, found.layers, y, low, high), curve(f"{name}, shuffled", found.layers, chance)]
+        parts += [curve(name, found.layers, y, low, high), curve(f"{name}, chance", found.layers, chance)]
     tape.write("curve/information", **joined(parts))
     tape.describe("curve/information", **LABELS["curve/information"])
     return shares
@@ -256,6 +256,16 @@ def quality_curves(system: OpenMoE, free: Pass, limited: Pass) -> Rows:
     return joined(parts)
 
 
+def added_loss(system: OpenMoE, free: Pass, limited: Pass) -> dict[str, list[float]]:
+    """Return the mean added loss of each side and half its 95 % interval over texts, in the order of the curves."""
+    _, position, text, kind = system._texts.flat()
+    by_text = (limited.loss - free.loss).mean(1)
+    sides = _sides({"outside": domains.OUTSIDE}, {"domain": kind.astype(str), "position": position})
+    rows = [by_text[np.unique(text[side])] for side in sides.values()]
+    half = [1.96 * float(r.std(ddof=1)) / len(r) ** 0.5 if len(r) > 1 else -1.0 for r in rows]
+    return {"mean": [float(r.mean()) for r in rows], "half": half}
+
+
 def _write_meters(system: OpenMoE, tape: Tape, found: Routing, passes: tuple[Any, ...], served: dict[str, np.ndarray]) -> None:
     free, limited, speed = passes
     write_meter(
@@ -331,11 +341,11 @@ def _claims(
     mean = {n: np.array(rows).mean(0) for n, rows in shares.items()}
     ids, kind, place = mean["token id"], mean["kind of text"], mean["position"]
     rows: list[tuple[Any, ...]] = [
-        ("experts follow token ids", "share of the expert's entropy that the id explains (holds above 1/2)", *ids[:3], kind[0], "the kind of text explains",
+        ("experts follow token ids", "share of the expert's entropy that the id explains beyond chance (holds above 1/2)", *ids[:3], kind[0], "the kind of text explains",
          _verdict(ids[1] > 0.5, ids[2] < 0.5)),
-        ("they do not follow topics", "share that the kind of text explains (holds below 1/10)", *kind[:3], kind[3], "shuffled kinds",
+        ("they do not follow topics", "share that the kind of text explains (holds below 1/10)", *kind[:3], kind[3], "chance alone, taken off",
          _verdict(kind[2] < 0.1, kind[1] > 0.1)),
-        ("nor positions", "share that the position explains (holds below 1/10)", *place[:3], place[3], "shuffled positions",
+        ("nor positions", "share that the position explains (holds below 1/10)", *place[:3], place[3], "chance alone, taken off",
          _verdict(place[2] < 0.1, place[1] > 0.1)),
     ]  # fmt: skip
     rows.append(_static(facts, columns, first))
