@@ -59,13 +59,14 @@ OWN: dict[str, dict[str, Any]] = {
     "GraniteMoeHybridForCausalLM": {"mamba_n_heads": 4, "mamba_d_head": 16},
     "Lfm2MoeForCausalLM": {"layer_types": ["full_attention", "full_attention"]},
     "LongcatFlashForCausalLM": {"expert_ffn_hidden_size": 16, "ffn_hidden_size": 48},
+    "MiMoV2FlashForCausalLM": {"num_key_value_heads": 2},
     "ZayaForCausalLM": {"num_experts_per_tok": 1},
 }  # fmt: skip
 #: Names of the mapping that are not a decoder of text alone: their language model stands under a name of its own.
 WRAPPERS = {kind for kind in FAMILIES if kind.endswith("ForConditionalGeneration")}
 TEXT = [kind for kind in FAMILIES if kind not in WRAPPERS]
-#: The router is not one matrix (a network, a norm before it, a table of token ids): its logits are not multiplied out here.
-NOT_LINEAR = {"DeepseekV4ForCausalLM", "ZayaForCausalLM", "Gemma4ForCausalLM"}
+#: The router is not one matrix (a network, a norm before it): its logits are not multiplied out here.
+NOT_LINEAR = {"ZayaForCausalLM", "Gemma4ForCausalLM"}
 REFUSED = {"DogeForCausalLM": "product keys"}
 
 
@@ -82,6 +83,8 @@ def make(kind: str, **changes: Any) -> Any:
     for name, buffer in [*model.named_buffers(), *model.named_parameters()]:
         if "correction_bias" in name:
             buffer.data.normal_(std=0.3)
+        if "tid2eid" in name:  # a table from token ids to experts: any distinct ones
+            buffer.data.copy_(torch.rand(len(buffer), 8).argsort(-1)[:, : buffer.shape[1]])
     return model.requires_grad_(False)
 
 
@@ -106,16 +109,17 @@ def inputs(model: Any, ids: np.ndarray) -> dict[str, Any]:
 
 
 def by_hand(module: Any, given: Any, size: int) -> Any:
-    """Return the logits of a router of one matrix: the parameter of E rows, and a bias of E numbers if it has one."""
-    matrix = next(p for p in module.parameters() if p.ndim == 2 and p.shape[0] == size)
+    """Return the logits of a router of one matrix: its first E rows (shared experts may follow), and a bias of E numbers if it has one."""
+    matrix = next(p for p in module.parameters() if p.ndim == 2 and p.shape[0] >= size)[:size]
     bias = next((p for n, p in module.named_parameters() if n.split(".")[-1] == "bias" and p.shape == (size,)), 0.0)
     return given @ matrix.float().T + bias
 
 
-def choices(module: Any, logits: Any, top_k: int) -> list[set[tuple[int, ...]]]:
+def choices(module: Any, parent: Any, logits: Any, top_k: int) -> list[set[tuple[int, ...]]]:
     """Return the choices of every rule in use: largest logits; sigmoid plus correction, within the best groups or not; best groups by their largest."""
-    bias = next((t for n, t in [*module.named_buffers(), *module.named_parameters()] if "correction_bias" in n), torch.zeros(logits.shape[1])).flatten()
-    rules = [logits, logits.sigmoid() + bias, logits.softmax(-1) + bias]
+    held = [*module.named_buffers(), *module.named_parameters(), *parent.named_buffers(), *parent.named_parameters()]
+    bias = next((t for n, t in held if "correction_bias" in n), torch.zeros(logits.shape[1])).flatten()
+    rules = [logits, logits + bias, logits.sigmoid() + bias, logits.softmax(-1) + bias]
     groups = next((int(getattr(module, n)) for n in ("n_group", "num_group") if getattr(module, n, None)), 1)
     for scores in (logits.sigmoid() + bias, logits.softmax(-1)):
         split = scores.view(len(scores), groups, -1)
@@ -147,7 +151,10 @@ def test_the_routing_is_that_of_the_routers_own_weights(kind: str) -> None:
         truth = by_hand(modules[name], given[name], size)
         np.testing.assert_allclose(seen.logits[row, :, :size], truth.numpy(), rtol=1e-4, atol=2e-5)
         mine = {(i, *sorted(e)) for i, e in enumerate(seen.expert[row].tolist())}
-        assert mine in choices(modules[name], truth, seen.top_k), f"{name}: chosen by no known rule"
+        if hasattr(modules[name], "tid2eid"):
+            np.testing.assert_array_equal(np.sort(seen.expert[row]), np.sort(modules[name].tid2eid.numpy()[IDS]))
+            continue
+        assert mine in choices(modules[name], modules[name.rpartition(".")[0]], truth, seen.top_k), f"{name}: chosen by no known rule"
     for weight, expert in zip(seen.weight, seen.expert):
         assert (np.diff(weight, axis=1) <= 1e-6).all()  # heaviest first
         assert all(len(set(e)) == seen.top_k for e in expert.tolist())

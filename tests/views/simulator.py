@@ -12,6 +12,7 @@ import numpy as np
 
 from tests.views.pictures import groups as groups_of_pictures
 from tests.views.pictures import heads
+from tests.views.routing import groups as groups_of_routing
 from workbench.record import Record
 
 WORDS = [
@@ -116,7 +117,7 @@ def record(seed: int = 4, steps: int = 12, branching: tuple[int, ...] = (3, 2, 1
     columns["attention"] = attention(seed)
     groups, attrs = curves(columns, seed)
     attrs["attention"] = {"tau": 0.9}
-    for more, names in (heads(seed), groups_of_pictures(seed)):
+    for more, names in (heads(seed), groups_of_pictures(seed), groups_of_routing(seed)):
         columns |= more
         attrs |= names
     emitted = float(np.mean(columns["steps"]["emitted"]))
