@@ -106,7 +106,10 @@ def main() -> None:
         trainer.update(loss, cosine(trainer.step, args.steps, 3e-3, warmup=30), len(rows) * LENGTH)
         if trainer.step % 50 == 0:
             trainer.save()
-            print(f"step {trainer.step}: loss {loss.item():.3f}, held out {evaluate(router, *held)}, {trainer.elapsed():.0f} s", flush=True)
+            print(
+                f"step {trainer.step}: loss {loss.item():.3f}, held out {evaluate(router, *held)}, {trainer.elapsed():.0f} s",
+                flush=True,
+            )
     trainer.stop()
     trainer.save()
     args.out.mkdir(parents=True, exist_ok=True)

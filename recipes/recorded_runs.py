@@ -34,6 +34,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "atp_llava": {},
     "openmoe": {},
     "read_me": {},
+    "parallelbench": {"seed": 2},
+    "bits_to_rounds": {"seed": 1},
 }
 
 

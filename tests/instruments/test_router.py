@@ -124,7 +124,9 @@ def choices(module: Any, parent: Any, logits: Any, top_k: int) -> list[set[tuple
     for scores in (logits.sigmoid() + bias, logits.softmax(-1)):
         split = scores.view(len(scores), groups, -1)
         for strength in (split.topk(min(2, split.shape[2]), -1).values.sum(-1), split.amax(-1)):
-            best = torch.zeros_like(strength).scatter_(1, strength.topk(int(getattr(module, "topk_group", 1) or 1), -1).indices, 1.0)
+            best = torch.zeros_like(strength).scatter_(
+                1, strength.topk(int(getattr(module, "topk_group", 1) or 1), -1).indices, 1.0
+            )
             rules.append(torch.where(best[..., None].expand_as(split).reshape(scores.shape) > 0, scores, -torch.inf))
     return [{(i, *sorted(row)) for i, row in enumerate(r.topk(top_k, -1).indices.tolist())} for r in rules]
 
@@ -154,7 +156,9 @@ def test_the_routing_is_that_of_the_routers_own_weights(kind: str) -> None:
         if hasattr(modules[name], "tid2eid"):
             np.testing.assert_array_equal(np.sort(seen.expert[row]), np.sort(modules[name].tid2eid.numpy()[IDS]))
             continue
-        assert mine in choices(modules[name], modules[name.rpartition(".")[0]], truth, seen.top_k), f"{name}: chosen by no known rule"
+        assert mine in choices(modules[name], modules[name.rpartition(".")[0]], truth, seen.top_k), (
+            f"{name}: chosen by no known rule"
+        )
     for weight, expert in zip(seen.weight, seen.expert):
         assert (np.diff(weight, axis=1) <= 1e-6).all()  # heaviest first
         assert all(len(set(e)) == seen.top_k for e in expert.tolist())
@@ -170,21 +174,40 @@ def test_what_cannot_be_read_is_named_with_the_reason(kind: str, reason: str) ->
 
 def test_two_stacks_are_refused() -> None:
     config = transformers.SwitchTransformersConfig(
-        vocab_size=64, d_model=32, d_ff=32, d_kv=8, num_heads=4, num_layers=2, num_decoder_layers=2, num_experts=4, num_sparse_encoder_layers=1, num_sparse_decoder_layers=1
+        vocab_size=64,
+        d_model=32,
+        d_ff=32,
+        d_kv=8,
+        num_heads=4,
+        num_layers=2,
+        num_decoder_layers=2,
+        num_experts=4,
+        num_sparse_encoder_layers=1,
+        num_sparse_decoder_layers=1,
     )
     with pytest.raises(ModelError, match="two stacks"):
         router.view(transformers.SwitchTransformersForConditionalGeneration(config))
 
 
 def test_a_dense_model_has_no_router() -> None:
-    config = transformers.LlamaConfig(vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    config = transformers.LlamaConfig(
+        vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
     with pytest.raises(ModelError, match="has no router: all its layers are dense"):
         router.capture(transformers.LlamaForCausalLM(config).eval(), IDS)
     with pytest.raises(ModelError, match="has no router"):
         router.capture(object(), IDS)
 
 
-@pytest.mark.parametrize(("ids", "sentence"), [([], "at least one token"), ([99], "ids from 0 to 63"), ([-1], "ids from 0 to 63"), (list(range(3)) * 30, "at most 64 tokens")])
+@pytest.mark.parametrize(
+    ("ids", "sentence"),
+    [
+        ([], "at least one token"),
+        ([99], "ids from 0 to 63"),
+        ([-1], "ids from 0 to 63"),
+        (list(range(3)) * 30, "at most 64 tokens"),
+    ],
+)
 def test_bad_texts_are_refused(ids: list[int], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         router.capture(make("MixtralForCausalLM"), np.array(ids, np.int64))
@@ -207,7 +230,9 @@ def test_an_answer_is_what_the_experts_get_and_does_not_leak() -> None:
     model, ids = make("Qwen2MoeForCausalLM"), IDS
     plain = model(input_ids=torch.from_numpy(ids)[None]).logits
     silent: list[Any] = []
-    router.capture(model, ids, handler=lambda seen: (seen.expert * 0, seen.weight * 0), on_rows=lambda _, logits: silent.append(logits))
+    router.capture(
+        model, ids, handler=lambda seen: (seen.expert * 0, seen.weight * 0), on_rows=lambda _, logits: silent.append(logits)
+    )
     bare = make("Qwen2MoeForCausalLM")
     for block in (layer.mlp.experts for layer in bare.model.layers):
         for parameter in block.parameters():
@@ -240,6 +265,8 @@ def test_two_captures_at_once_do_not_meet() -> None:
             np.testing.assert_allclose(seen.logits, alone[i].logits, atol=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "rule"), [("MixtralForCausalLM", "renormalised"), ("OlmoeForCausalLM", "softmax"), ("DeepseekV3ForCausalLM", "own")])
+@pytest.mark.parametrize(
+    ("kind", "rule"), [("MixtralForCausalLM", "renormalised"), ("OlmoeForCausalLM", "softmax"), ("DeepseekV3ForCausalLM", "own")]
+)
 def test_the_rule_from_logits_to_weights_is_recognised(kind: str, rule: str) -> None:
     assert router.capture(make(kind), IDS).rule == rule

@@ -26,7 +26,17 @@ def uniform(tokens: int, experts: int, seed: int, top_k: int = 1) -> tuple[np.nd
 # ---- capacity and drops ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("tokens", "experts", "top_k", "factor", "slots"), [(128, 8, 1, 1.0, 16), (128, 8, 1, 1.25, 20), (128, 8, 2, 1.25, 40), (10, 8, 1, 1.0, 4), (1, 8, 2, 0.25, 4), (36, 8, 1, 1.2, 6)])
+@pytest.mark.parametrize(
+    ("tokens", "experts", "top_k", "factor", "slots"),
+    [
+        (128, 8, 1, 1.0, 16),
+        (128, 8, 1, 1.25, 20),
+        (128, 8, 2, 1.25, 40),
+        (10, 8, 1, 1.0, 4),
+        (1, 8, 2, 0.25, 4),
+        (36, 8, 1, 1.2, 6),
+    ],
+)
 def test_capacity(tokens: int, experts: int, top_k: int, factor: float, slots: int) -> None:
     assert analysis.capacity(tokens, experts, top_k, factor) == slots
 
@@ -259,7 +269,9 @@ def test_a_dropped_token_gets_only_the_shared_path(mixture: Any) -> None:
 
     limit, outputs = _Limit(system, 0), {}
     view = router.view(mixture).model
-    hook = view.model.layers[0].mlp.register_forward_hook(lambda m, a, out: outputs.setdefault("y", (a[0], out[0] if isinstance(out, tuple) else out)))
+    hook = view.model.layers[0].mlp.register_forward_hook(
+        lambda m, a, out: outputs.setdefault("y", (a[0], out[0] if isinstance(out, tuple) else out))
+    )
     try:
         with torch.inference_mode(), router.routing(limit):
             view(input_ids=torch.from_numpy(system._texts.ids), use_cache=False)
@@ -277,7 +289,12 @@ def test_a_dropped_token_gets_only_the_shared_path(mixture: Any) -> None:
 def test_live_knobs_give_what_a_run_with_them_records(mixture: Any) -> None:
     base = OpenMoE(model=mixture, text=ids(120))
     record = base.record()
-    for change in ({"capacity_factor": 0.4}, {"top_k": 3}, {"order": "priority"}, {"capacity_factor": 0.5, "order": "random", "top_k": 1}):
+    for change in (
+        {"capacity_factor": 0.4},
+        {"top_k": 3},
+        {"order": "priority"},
+        {"capacity_factor": 0.5, "order": "random", "top_k": 1},
+    ):
         base.set(**{"capacity_factor": 1.25, "top_k": 2, "order": "token"} | change)
         live, true = base.rederive(record), OpenMoE(model=mixture, text=ids(120), **change).record()
         for name in ("expert", "weight", "dropped", "load", "served"):

@@ -43,22 +43,39 @@ def groups(seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         openmoe_report.curve(name, [1, 3], y, y - 0.05, y + 0.05) for name, y in (("token id", np.array([0.8, 0.7])), ("position", np.array([0.01, 0.02])), ("token id, chance", np.array([0.1, 0.1])))
     ])  # fmt: skip
     kinds = np.unique(kind, return_inverse=True)
-    for name, names, value in (("domain", kinds[0], kinds[1]), ("position", [str(i) for i in range(LENGTH)], columns["position"]), ("token", [f" w{i}" for i in range(IDS)], ids)):
+    for name, names, value in (
+        ("domain", kinds[0], kinds[1]),
+        ("position", [str(i) for i in range(LENGTH)], columns["position"]),
+        ("token", [f" w{i}" for i in range(IDS)], ids),
+    ):
         tables = np.stack([np.bincount(value * EXPERTS + f, minlength=len(names) * EXPERTS).reshape(-1, EXPERTS) for f in first])
         share = tables / np.maximum(1, tables.sum(-1, keepdims=True))
-        made[f"grouping/{name}"] = {"name": np.array([str(n) for n in names], object), "share": share.astype(np.float32), "occurrences": tables[0].sum(-1)}
+        made[f"grouping/{name}"] = {
+            "name": np.array([str(n) for n in names], object),
+            "share": share.astype(np.float32),
+            "occurrences": tables[0].sum(-1),
+        }
     return made, {"routing": facts, "training": {"chance": 0.5}, **openmoe_report.LABELS}
 
 
 def training() -> dict[str, np.ndarray]:
     """Return a router that settles over five steps, with and without its losses."""
-    rows = [(run, step, layer, min(1.0, 0.4 + 0.15 * i), 0.3 / (i + 1), 2.0, 6.0 - i, np.full(EXPERTS, 0.25)) for run in ("with router losses", "without") for i, step in enumerate((8, 20, 60, 200, 600)) for layer in range(LAYERS)]
+    rows = [
+        (run, step, layer, min(1.0, 0.4 + 0.15 * i), 0.3 / (i + 1), 2.0, 6.0 - i, np.full(EXPERTS, 0.25))
+        for run in ("with router losses", "without")
+        for i, step in enumerate((8, 20, 60, 200, 600))
+        for layer in range(LAYERS)
+    ]
     names = ("run", "step", "layer", "overlap", "divergence", "balance", "loss", "load")
     return {n: np.stack([np.asarray(r[i]) for r in rows]) for i, n in enumerate(names)}
 
 
 def claims() -> dict[str, np.ndarray]:
     """Return one claim of each verdict."""
-    rows = [("experts follow ids", "share", 0.8, 0.7, 0.9, 0.1, "the kind explains", "holds"), ("early", "overlap", 0.3, np.nan, np.nan, 0.25, "chance", "fails"), ("late <b>", "drops", 0.2, 0.1, 0.3, 0.2, "early", "unclear")]
+    rows = [
+        ("experts follow ids", "share", 0.8, 0.7, 0.9, 0.1, "the kind explains", "holds"),
+        ("early", "overlap", 0.3, np.nan, np.nan, 0.25, "chance", "fails"),
+        ("late <b>", "drops", 0.2, 0.1, 0.3, 0.2, "early", "unclear"),
+    ]
     names = ("claim", "measure", "value", "low", "high", "compared", "compared_name", "verdict")
     return {n: np.array([r[i] for r in rows]) for i, n in enumerate(names)}

@@ -130,7 +130,9 @@ def is_router(name: str, module: Any) -> bool:
 def refuse(model: Any) -> None:
     """Raise `ModelError` for a model whose routing cannot be read."""
     if not hasattr(model, "named_modules"):
-        raise ModelError(f"{type(model).__name__} has no router: it is not a network. Use moe-8, or a mixture of experts by name.")
+        raise ModelError(
+            f"{type(model).__name__} has no router: it is not a network. Use moe-8, or a mixture of experts by name."
+        )
     kinds = {type(module).__name__ for module in model.modules()}
     for kind, reason in UNSUPPORTED.items():
         if kind in kinds:
@@ -163,7 +165,9 @@ def _hook(place: int, layer: int, parent: Any) -> Callable[..., Any]:
         if changed is None:
             return None
         if put is None:
-            raise ModelError(f"{type(module).__name__}: its routing can be read, not changed. Leave capacity and top_k as they are.")
+            raise ModelError(
+                f"{type(module).__name__}: its routing can be read, not changed. Leave capacity and top_k as they are."
+            )
         return put(*changed)
 
     return after
@@ -189,7 +193,9 @@ def _triple(module: Any, out: Any) -> tuple[Any, Any, Any, Any]:
     logits, weight, expert = out[:3]
     fits = expert.dtype.is_floating_point is False and weight.shape == expert.shape and logits.shape[0] == expert.shape[0]
     if logits.ndim != 2 or not fits or expert.shape[1] > logits.shape[1]:
-        raise ModelError(f"{kind}: expected logits (N, E), weights and indices (N, k), got {_shape(out)}. This router cannot be read.")
+        raise ModelError(
+            f"{kind}: expected logits (N, E), weights and indices (N, k), got {_shape(out)}. This router cannot be read."
+        )
 
     def put(new_expert: Any, new_weight: Any) -> tuple[Any, ...]:
         return (logits, new_weight.to(weight.dtype), new_expert.to(expert.dtype), *out[3:])
@@ -276,7 +282,9 @@ class Collector:
             raise ModelError(f"{type(self.made.model).__name__} has no router that ran. Choose another model.")
         places = sorted(self.parts, key=lambda p: (self.made.routers[p][2], p))
         if len({s.expert.shape[1] for p in places for s in self.parts[p]}) > 1:
-            raise ModelError(f"{type(self.made.model).__name__}: its layers choose different numbers of experts. Choose another model.")
+            raise ModelError(
+                f"{type(self.made.model).__name__}: its layers choose different numbers of experts. Choose another model."
+            )
         stacked = [self._one(self.parts[p]) for p in places]
         most = max(logits.shape[1] for logits, _, _ in stacked)
         logits = np.stack([np.pad(x, ((0, 0), (0, most - x.shape[1])), constant_values=-np.inf) for x, _, _ in stacked])

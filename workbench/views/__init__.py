@@ -57,6 +57,17 @@ _FILES = (
     "expert_card",
     "expert_transitions",
     "claims",
+    "commit_film",
+    "commit_map",
+    "tokens_accuracy",
+    "bits_lost",
+    "why_broke",
+    "oracle_gap",
+    "bits_rounds",
+    "ledger",
+    "explored",
+    "fewer_rounds",
+    "cost_knee",
     "speed_quality",
 )
 

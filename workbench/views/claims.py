@@ -11,7 +11,11 @@ from workbench.views.common import Spec, columns, error_bars, revision, table, t
 if TYPE_CHECKING:
     from workbench.record import Record
 
-_MARK = {"holds": ("accepted", "circle", "✓ holds"), "fails": ("rejected", "x", "✕ does not hold"), "unclear": ("context", "diamond", "? unclear")}
+_MARK = {
+    "holds": ("accepted", "circle", "✓ holds"),
+    "fails": ("rejected", "x", "✕ does not hold"),
+    "unclear": ("context", "diamond", "? unclear"),
+}
 
 
 def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
@@ -61,7 +65,14 @@ def say(record: Record) -> str:
     claim, measure, name, verdict = (texts(record, "claims", n) for n in names)
     value, low, high, compared = columns(record, "claims", "value", "low", "high", "compared")
     rows = [
-        [str(claim[i]), str(measure[i]), f"{value[i]:.3f}", f"{low[i]:.3f} to {high[i]:.3f}" if low[i] == low[i] else "", f"{compared[i]:.3f} {name[i]}", str(verdict[i])]
+        [
+            str(claim[i]),
+            str(measure[i]),
+            f"{value[i]:.3f}",
+            f"{low[i]:.3f} to {high[i]:.3f}" if low[i] == low[i] else "",
+            f"{compared[i]:.3f} {name[i]}",
+            str(verdict[i]),
+        ]
         for i in range(len(claim))
     ]
     return caption(record) + "\n\n" + table(["claim", "measured", "found", "95 % interval", "compared with", ""], rows)

@@ -59,14 +59,21 @@ def caption(record: Record) -> str:
     curves = Curves(record, GROUP)
     if not np.nanmax(curves.y):
         return "Nothing is dropped: every expert has a slot for every token that asks."
-    parts = [f"{name}: {words(_ends(curves, name)[0])} in the first quarter of a text, {words(_ends(curves, name)[1])} in the last" for name in curves.names]
+    parts = [
+        f"{name}: {words(_ends(curves, name)[0])} in the first quarter of a text, {words(_ends(curves, name)[1])} in the last"
+        for name in curves.names
+    ]
     return "; ".join(parts)[:1].upper() + "; ".join(parts)[1:] + "."
 
 
 def say(record: Record) -> str:
     """Return the sentence and the curves."""
     curves = Curves(record, GROUP)
-    rows = [[name, f"{x:.0f}", f"{y:.1%}", f"{low:.1%} to {high:.1%}"] for name in curves.names for x, y, low, high in zip(*curves[name])]
+    rows = [
+        [name, f"{x:.0f}", f"{y:.1%}", f"{low:.1%} to {high:.1%}"]
+        for name in curves.names
+        for x, y, low, high in zip(*curves[name])
+    ]
     return caption(record) + "\n\n" + table(["text", "token", "dropped", "95 % interval"], rows)
 
 

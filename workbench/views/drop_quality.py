@@ -35,7 +35,11 @@ def caption(record: Record) -> str:
     means = np.atleast_1d(attrs.get("mean", [float(np.nanmean(curves[n][1])) for n in curves.names]))
     halves = np.atleast_1d(attrs.get("half", [-1.0] * len(curves.names)))
     for name, mean, half in zip(curves.names, means.tolist(), halves.tolist()):
-        told = "one text, no interval" if half < 0 else f"± {half:.3f}, " + ("not told from zero" if abs(mean) <= half else "more than chance")
+        told = (
+            "one text, no interval"
+            if half < 0
+            else f"± {half:.3f}, " + ("not told from zero" if abs(mean) <= half else "more than chance")
+        )
         parts.append(f"{name}: {mean:+.3f} nats a token ({told})")
     return "What the limit adds to the loss, mean over positions; " + "; ".join(parts) + "."
 
@@ -44,7 +48,9 @@ def say(record: Record) -> str:
     """Return the sentence and the curves."""
     curves = Curves(record, GROUP)
     rows = [
-        [name, f"{x:.0f}", f"{y:+.3f}", f"{low:+.3f} to {high:+.3f}" if low == low else ""] for name in curves.names for x, y, low, high in zip(*curves[name])
+        [name, f"{x:.0f}", f"{y:+.3f}", f"{low:+.3f} to {high:+.3f}" if low == low else ""]
+        for name in curves.names
+        for x, y, low, high in zip(*curves[name])
     ]
     return caption(record) + "\n\n" + table(["text", "token", "added loss, nats", "95 % interval"], rows)
 

@@ -27,7 +27,12 @@ def _top(record: Record, step: int, selected: Any) -> tuple[int, int, list[tuple
     values, where, times = np.unique(ids, return_index=True, return_counts=True)
     taken = np.bincount(np.searchsorted(values, ids[first == expert]), minlength=len(values))
     best = [int(i) for i in np.argsort(-taken, kind="stable")[:MOST] if taken[i]]
-    return layer, expert, [(grid.pieces(record, int(where[i]), int(where[i]) + 1)[0], int(taken[i]), int(times[i])) for i in best], int((first == expert).sum())
+    return (
+        layer,
+        expert,
+        [(grid.pieces(record, int(where[i]), int(where[i]) + 1)[0], int(taken[i]), int(times[i])) for i in best],
+        int((first == expert).sum()),
+    )
 
 
 def draw(record: Record, *, step: int = 0, selected: Any = None, theme: str = "light", title: str = "") -> Spec:
@@ -75,7 +80,11 @@ def say(record: Record, *, step: int = 0, selected: Any = None) -> str:
     """Return the sentence and the tokens."""
     _, _, rows, total = _top(record, step, selected)
     lines = [[house.token(p, 14), str(t), f"{t / max(1, total):.1%}", f"{t / n:.0%}"] for p, t, n in rows]
-    return caption(record, step=step, selected=selected) + "\n\n" + table(["token", "times", "of what it takes", "of the token"], lines)
+    return (
+        caption(record, step=step, selected=selected)
+        + "\n\n"
+        + table(["token", "times", "of what it takes", "of the token"], lines)
+    )
 
 
 VIEW = View(

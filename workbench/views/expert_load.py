@@ -96,8 +96,19 @@ def say(record: Record, *, selected: Any = None) -> str:
     for i, row in enumerate(share):
         order = np.argsort(-row)[:4]
         best = ", ".join(f"{j}: {row[j]:.1%}" for j in order)
-        rows.append([grid.named(record, i), best, f"{record.column('moe_layers', 'imbalance')[i]:.2f}", f"{record.column('moe_layers', 'dropped')[i]:.1%}"])
-    return caption(record, selected=selected) + "\n\n" + table(["layer", "most choices go to experts", "busiest over mean", "dropped"], rows)
+        rows.append(
+            [
+                grid.named(record, i),
+                best,
+                f"{record.column('moe_layers', 'imbalance')[i]:.2f}",
+                f"{record.column('moe_layers', 'dropped')[i]:.1%}",
+            ]
+        )
+    return (
+        caption(record, selected=selected)
+        + "\n\n"
+        + table(["layer", "most choices go to experts", "busiest over mean", "dropped"], rows)
+    )
 
 
 VIEW = View(

@@ -59,7 +59,11 @@ def caption(record: Record, *, step: int = 0) -> str:
     """Return how much the next layer's expert is told by this one's."""
     pair = _pair(record, step)
     explained, right = _told(record, pair)
-    verdict = "so a router for each layer says much that the first did not" if explained < 0.5 else "so the layers' routers largely repeat each other"
+    verdict = (
+        "so a router for each layer says much that the first did not"
+        if explained < 0.5
+        else "so the layers' routers largely repeat each other"
+    )
     return (
         f"The expert in {grid.named(record, pair)} explains {words(explained)} of the choice in {grid.named(record, pair + 1)}, and the likeliest next expert is right for {words(right)} of the "
         f"tokens: {verdict}."

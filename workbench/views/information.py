@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from workbench.record import Record
 
 GROUP = "curve/information"
-_STYLE = {"token id": ("target", "circle"), "the id before": ("proposed", "square"), "position": ("chosen", "diamond"), "kind of text": ("accepted", "triangle-up")}
+_STYLE = {
+    "token id": ("target", "circle"),
+    "the id before": ("proposed", "square"),
+    "position": ("chosen", "diamond"),
+    "kind of text": ("accepted", "triangle-up"),
+}
 
 
 def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:

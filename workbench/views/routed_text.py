@@ -50,7 +50,17 @@ def draw(
     ):
         if len(rows):
             x, y = _boxes(left[rows], line[rows], size[rows], 0.1)
-            data.append({"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "hoverinfo": "skip", "line": {"color": d.line(meaning), "width": 1.8, "dash": dash}})
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "x": x,
+                    "y": y,
+                    "name": name,
+                    "hoverinfo": "skip",
+                    "line": {"color": d.line(meaning), "width": 1.8, "dash": dash},
+                }
+            )
     if token is not None:
         x, y = _boxes(left[[token - first]], line[[token - first]], size[[token - first]], -0.05)
         data.append({

@@ -62,7 +62,16 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
         "shapes": [], "annotations": [],
     }  # fmt: skip
     if chance == chance:
-        layout["shapes"].append({"type": "line", "x0": step.min(), "x1": step.max(), "y0": chance, "y1": chance, "line": {"color": d.muted, "dash": "dash", "width": 1}})
+        layout["shapes"].append(
+            {
+                "type": "line",
+                "x0": step.min(),
+                "x1": step.max(),
+                "y0": chance,
+                "y1": chance,
+                "line": {"color": d.muted, "dash": "dash", "width": 1},
+            }
+        )
         layout["annotations"].append({
             "text": "two random routers", "x": float(np.log10(step.max())), "y": chance, "xanchor": "right", "yanchor": "top", "showarrow": False, "font": {"size": 12, "color": d.muted},
         })  # fmt: skip
@@ -86,7 +95,11 @@ def caption(record: Record) -> str:
     base = f" (chance {words(chance)})" if chance == chance else ""
     return (
         f"After {step[tenth]} of {step[-1]} steps {words(float(overlap[tenth]))} of a token's experts are those it keeps{base}; four fifths stand from step {_half(record, rows)} on. "
-        + ("The paper finds the routing frozen almost from the start; this router is not." if overlap[tenth] < 0.5 else "The routing settles early, as the paper says.")
+        + (
+            "The paper finds the routing frozen almost from the start; this router is not."
+            if overlap[tenth] < 0.5
+            else "The routing settles early, as the paper says."
+        )
     )
 
 
@@ -95,7 +108,10 @@ def say(record: Record) -> str:
     columns = [record.column("training", n) for n in ("step", "overlap", "divergence", "balance", "loss")]
     rows = []
     for run, layer, at in _parts(record):
-        rows += [[run, str(layer + 1), str(s), f"{o:.1%}", f"{v:.3f}", f"{b:.2f}", f"{x:.2f}"] for s, o, v, b, x in zip(*(c[at] for c in columns))]
+        rows += [
+            [run, str(layer + 1), str(s), f"{o:.1%}", f"{v:.3f}", f"{b:.2f}", f"{x:.2f}"]
+            for s, o, v, b, x in zip(*(c[at] for c in columns))
+        ]
     head = ["router losses", "expert layer", "step", "overlap with the end", "divergence, nats", "balance", "held-out loss"]
     return caption(record) + "\n\n" + table(head, rows)
 

@@ -56,7 +56,9 @@ def chosen_expert(record: Record, selected: Any) -> tuple[int, int] | None:
         return None
     most = layers(record) * experts(record)
     if not isinstance(selected, (int, np.integer)) or not 0 <= selected < most:
-        raise InputError(expected("selected", f"an expert from 0 to {most - 1} (layer * {experts(record)} + expert)", repr(selected)))
+        raise InputError(
+            expected("selected", f"an expert from 0 to {most - 1} (layer * {experts(record)} + expert)", repr(selected))
+        )
     return int(selected) // experts(record), int(selected) % experts(record)
 
 
@@ -97,7 +99,9 @@ def shares(record: Record, layer: int, first: int, last: int) -> tuple[np.ndarra
     cuts = edges(count, min(COARSEST, count))
     bins = np.repeat(np.arange(len(cuts) - 1), np.diff(cuts))
     flat = bins[:, None] * size + expert
-    table = np.bincount(flat.ravel(), minlength=(len(cuts) - 1) * size).reshape(-1, size) / (np.diff(cuts)[:, None] * expert.shape[1])
+    table = np.bincount(flat.ravel(), minlength=(len(cuts) - 1) * size).reshape(-1, size) / (
+        np.diff(cuts)[:, None] * expert.shape[1]
+    )
     lost = np.add.reduceat(dropped.mean(1), cuts[:-1]) / np.diff(cuts)
     return table.T, lost, cuts + first
 

@@ -99,7 +99,12 @@ def _exact(record: Record, layer: int, first: int, last: int, theme: str) -> lis
 
 def _words(record: Record, first: int, last: int) -> Spec:
     shown = [house.escape(house.token(p, 9), quote=False) for p in grid.pieces(record, first, last)]
-    return {"tickvals": list(range(first, last)), "ticktext": shown, "tickangle": -90, "tickfont": {"family": house.MONO, "size": 11}}
+    return {
+        "tickvals": list(range(first, last)),
+        "ticktext": shown,
+        "tickangle": -90,
+        "tickfont": {"family": house.MONO, "size": 11},
+    }
 
 
 def caption(record: Record, *, step: int = 0, selected: Any = None, window: Window | None = None) -> str:
@@ -128,7 +133,11 @@ def say(record: Record, *, step: int = 0, selected: Any = None, window: Window |
     for i in range(grid.experts(record)):
         own = expert == i
         rows.append([str(i), f"{own.mean():.1%}", f"{dropped[own].mean():.1%}" if own.any() else "–"])
-    return caption(record, step=step, selected=selected, window=window) + "\n\n" + table(["expert", "of the choices", "of them dropped"], rows)
+    return (
+        caption(record, step=step, selected=selected, window=window)
+        + "\n\n"
+        + table(["expert", "of the choices", "of them dropped"], rows)
+    )
 
 
 VIEW = View(

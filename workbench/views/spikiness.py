@@ -40,7 +40,13 @@ def draw(record: Record, *, step: int = 0, theme: str = "light", title: str = ""
             "colorbar": {"title": {"text": "share", "side": "top", "font": {"size": 12}}, "tickformat": ".0%", "thickness": 10, "nticks": 3, "tickfont": {"size": 11}},
         })  # fmt: skip
         left, right = ((0.0, 0.24), (0.41, 0.65), (0.76, 1.0))[i]
-        layout[f"xaxis{axis}"] = {"domain": [left, right], "title": {"text": "expert"}, "showgrid": False, "anchor": f"y{axis}", "dtick": 1 if size <= 8 else 4}
+        layout[f"xaxis{axis}"] = {
+            "domain": [left, right],
+            "title": {"text": "expert"},
+            "showgrid": False,
+            "anchor": f"y{axis}",
+            "dtick": 1 if size <= 8 else 4,
+        }
         layout[f"yaxis{axis}"] = {
             "range": [len(names) - 0.5, -0.5], "tickvals": rows, "ticktext": shown, "showgrid": False, "anchor": f"x{axis}",
             "tickfont": {"family": house.MONO if name == "token" else house.SANS, "size": 11},
@@ -77,7 +83,10 @@ def say(record: Record, *, step: int = 0) -> str:
     layer, rows = grid.layer_of(record, step), []
     for name, words in PANELS:
         share = record.column(f"grouping/{name}", "share")[layer]
-        rows += [[words, house.token(n, 14), str(int(s.argmax())), f"{s.max():.0%}"] for n, s in zip(texts(record, f"grouping/{name}", "name"), share)]
+        rows += [
+            [words, house.token(n, 14), str(int(s.argmax())), f"{s.max():.0%}"]
+            for n, s in zip(texts(record, f"grouping/{name}", "name"), share)
+        ]
     return caption(record, step=step) + "\n\n" + table(["", "", "expert most chosen", "share"], rows)
 
 

@@ -79,7 +79,9 @@ def serve(
     own = np.arange(layers, dtype=np.int32)[:, None] * len(groups) + group
     flat = (own[..., None] * experts + expert).reshape(layers * tokens, top_k)
     count = layers * len(groups) * experts
-    rank = kernels.expert_dispatch(flat, weight.reshape(flat.shape), count, tokens * top_k, order, seed).slot.reshape(expert.shape)
+    rank = kernels.expert_dispatch(flat, weight.reshape(flat.shape), count, tokens * top_k, order, seed).slot.reshape(
+        expert.shape
+    )
     return Service(np.where(rank < slots[group][:, None], rank, -1), slots)
 
 
@@ -100,7 +102,11 @@ def drop_probability(position: int, law: np.ndarray, slots: int) -> float:
 def counts(values: np.ndarray, expert: np.ndarray, experts: int) -> np.ndarray:
     """Return N[v, i]: how often each value (0..max) met each expert, (values, E) fp64."""
     size = int(values.max()) + 1 if len(values) else 1
-    return np.bincount(values.astype(np.int64) * experts + expert, minlength=size * experts).reshape(size, experts).astype(np.float64)
+    return (
+        np.bincount(values.astype(np.int64) * experts + expert, minlength=size * experts)
+        .reshape(size, experts)
+        .astype(np.float64)
+    )
 
 
 def entropy(table: np.ndarray) -> float:
@@ -132,7 +138,9 @@ class Explained(NamedTuple):
     chance: float
 
 
-def adjusted(values: np.ndarray, expert: np.ndarray, experts: int, rng: np.random.Generator, shuffles: int = 5) -> tuple[float, float]:
+def adjusted(
+    values: np.ndarray, expert: np.ndarray, experts: int, rng: np.random.Generator, shuffles: int = 5
+) -> tuple[float, float]:
     """Return ((I - E I) / (H - E I), E I / H) with I = I(value; expert), H = H(expert), E I its mean over shuffled values.
 
     1 where the value decides the expert, 0 in expectation where it says nothing, however rare the values are.
@@ -145,7 +153,9 @@ def adjusted(values: np.ndarray, expert: np.ndarray, experts: int, rng: np.rando
     return ((found - null) / (own - null) if own - null > 1e-9 else 0.0), (null / own if own else 0.0)
 
 
-def explained(values: np.ndarray, expert: np.ndarray, text: np.ndarray, experts: int, seed: int = 0, folds: int = 10) -> Explained:
+def explained(
+    values: np.ndarray, expert: np.ndarray, text: np.ndarray, experts: int, seed: int = 0, folds: int = 10
+) -> Explained:
     """Return how much of the first expert a value explains beyond chance, with an interval from leaving out tenths of the texts."""
     rng = np.random.default_rng(seed)
     share, chance = adjusted(values, expert, experts, rng)

@@ -97,7 +97,9 @@ class PreGate:
             scale = (self.embeddings @ axes).std()
             project.weight.copy_(axes.T / scale)
             project.bias.copy_(-(center @ axes) / scale)
-        self.module = torch.nn.ModuleDict({"project": project, "block": LlamaModel(config), "head": torch.nn.Linear(WIDTH, experts)})
+        self.module = torch.nn.ModuleDict(
+            {"project": project, "block": LlamaModel(config), "head": torch.nn.Linear(WIDTH, experts)}
+        )
 
     def logits(self, ids: Any) -> Any:
         """Return (B, T, N) logits of (B, T) int64 ids."""

@@ -117,9 +117,14 @@ class OpenMoE(System):
     follows: ClassVar[dict[str, str]] = {n: n for n in ("capacity_factor", "top_k", "order", "group_size")}
     limits: ClassVar[dict[str, int]] = {"text": 20_000, "windows": 16, "length": 256}
 
-    model = knob(ModelName, "moe-8", names=("moe-8", "moe-16"), doc="A mixture of experts: a name, a folder, a hub id or a module.")
+    model = knob(
+        ModelName, "moe-8", names=("moe-8", "moe-16"), doc="A mixture of experts: a name, a folder, a hub id or a module."
+    )
     corpus = knob(
-        param.Selector, "all kinds", objects=list(CORPORA), doc="Held-out text that is routed; the last two kinds the small models never saw."
+        param.Selector,
+        "all kinds",
+        objects=list(CORPORA),
+        doc="Held-out text that is routed; the last two kinds the small models never saw.",
     )
     text = knob(Prompt, "", doc="Your own text instead of the corpus, or a list of token ids.")
     capacity_factor = knob(
@@ -132,7 +137,13 @@ class OpenMoE(System):
     )  # fmt: skip
     top_k = knob(param.Integer, 2, bounds=(1, RANKS), live=True, symbol="K", unit="experts", doc="Experts of each token.")
     group_size = knob(
-        param.Integer, 1, bounds=(1, 16), live=True, symbol="B", unit="texts", doc="Texts of one kind that share an expert's slots."
+        param.Integer,
+        1,
+        bounds=(1, 16),
+        live=True,
+        symbol="B",
+        unit="texts",
+        doc="Texts of one kind that share an expert's slots.",
     )
     windows = knob(param.Integer, 12, bounds=(1, 64), unit="texts", advanced=True, doc="Texts of each kind.")
     length = knob(param.Integer, 128, bounds=(2, 1024), unit="tokens", advanced=True, doc="Tokens of each text.")

@@ -97,11 +97,19 @@ def serve(facts: dict[str, Any], columns: dict[str, np.ndarray]) -> dict[str, np
     expert, weight = choose(columns["probability"], columns["candidate"], int(facts["top_k"]), str(facts["rule"]))
     groups = analysis.groups_of(columns["text"], columns["domain"], int(facts["group_size"]))
     experts = int(facts["experts"])
-    slot = analysis.serve(expert, weight, groups, experts, float(facts["capacity_factor"]), str(facts["order"]), int(facts["seed"])).slot
+    slot = analysis.serve(
+        expert, weight, groups, experts, float(facts["capacity_factor"]), str(facts["order"]), int(facts["seed"])
+    ).slot
     dropped = slot < 0
     load = np.stack([np.bincount(e.ravel(), minlength=experts) for e in expert])
     kept = np.stack([np.bincount(e[~d], minlength=experts) for e, d in zip(expert, dropped)])
-    return {"expert": expert, "weight": weight, "dropped": dropped, "load": load.astype(np.int64), "served": kept.astype(np.int64)}
+    return {
+        "expert": expert,
+        "weight": weight,
+        "dropped": dropped,
+        "load": load.astype(np.int64),
+        "served": kept.astype(np.int64),
+    }
 
 
 def _layer_columns(layer: Any, balance: Any, served: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -123,7 +131,9 @@ def _write_groupings(tape: Tape, columns: dict[str, np.ndarray], first: np.ndarr
     order = list(dict.fromkeys(columns["domain"]))
     kind = np.array([order.index(k) for k in kinds])[kind]
     length = int(columns["position"].max()) + 1
-    bins = np.minimum(columns["position"].astype(np.int64) * 8 // length, 7) if length >= 8 else columns["position"].astype(np.int64)
+    bins = (
+        np.minimum(columns["position"].astype(np.int64) * 8 // length, 7) if length >= 8 else columns["position"].astype(np.int64)
+    )
     edges = [f"{-(-i * length // 8)}–{-(-(i + 1) * length // 8) - 1}" if length >= 8 else str(i) for i in range(min(8, length))]
     ids, value, times = np.unique(columns["token_id"], return_inverse=True, return_counts=True)
     often = np.argsort(-times, kind="stable")[:MOST_TOKENS]
@@ -135,7 +145,12 @@ def _write_groupings(tape: Tape, columns: dict[str, np.ndarray], first: np.ndarr
         tables = [_rows_of(values, f, rows, experts) for f in first]
         total = tables[0].sum(1)
         share = np.stack([t / np.maximum(1, t.sum(1, keepdims=True)) for t in tables])
-        tape.write(f"grouping/{name}", name=np.array([str(n) for n in names]), share=share.astype(np.float32), occurrences=total.astype(np.int64))
+        tape.write(
+            f"grouping/{name}",
+            name=np.array([str(n) for n in names]),
+            share=share.astype(np.float32),
+            occurrences=total.astype(np.int64),
+        )
 
 
 def _rows_of(values: np.ndarray, first: np.ndarray, rows: np.ndarray, experts: int) -> np.ndarray:
@@ -155,7 +170,9 @@ def _write_information(
     shares: dict[str, list[analysis.Explained]] = {}
     parts: list[Rows] = []
     for name, v in values.items():
-        shares[name] = [analysis.explained(v.astype(np.int64), f, columns["text"], found.experts, int(system.seed)) for f in first]
+        shares[name] = [
+            analysis.explained(v.astype(np.int64), f, columns["text"], found.experts, int(system.seed)) for f in first
+        ]
         y, low, high, chance = np.array(shares[name]).T
         parts += [curve(name, found.layers, y, low, high), curve(f"{name}, chance", found.layers, chance)]
     tape.write("curve/information", **joined(parts))
@@ -361,7 +378,9 @@ def _verdict(holds: Any, fails: Any) -> str:
 
 
 def _static(facts: dict[str, Any], columns: dict[str, np.ndarray], first: np.ndarray) -> tuple[Any, ...]:
-    found = [analysis.table_accuracy(columns["token_id"].astype(np.int64), f, columns["text"], int(facts["experts"])) for f in first]
+    found = [
+        analysis.table_accuracy(columns["token_id"].astype(np.int64), f, columns["text"], int(facts["experts"])) for f in first
+    ]
     right, common = np.mean(found, 0)
     tested = int((columns["text"] % 2 == 1).sum()) * len(first)
     low, high = wilson(round(right * tested), tested) if right == right else (np.nan, np.nan)
