@@ -71,6 +71,7 @@ PAPERS: dict[str, Callable[[], dict[str, Any]]] = {
     "g_search": lambda: recorded("g_search", ("patch_film", "budget_curves")),
     "parallelbench": lambda: recorded("parallelbench", ("commit_film", "why_broke", "tokens_accuracy")),
     "bits_to_rounds": bits_to_rounds,
+    "openmoe": lambda: recorded("openmoe", ("routing_map", "spikiness", "drop_curve")),
     "atp_llava": lambda: {PICTURE_NAMES.get(n, n): f for n, f in recorded("atp_llava", ("patch_film", "kept_by_kind")).items()},
 }
 
