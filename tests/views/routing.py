@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,44 +12,44 @@ from workbench.systems.routing import analysis, openmoe_report
 LAYERS, EXPERTS, TEXTS, LENGTH, IDS = 2, 4, 6, 16, 12
 
 
-def groups(seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def groups(seed: int, layers: int = LAYERS, experts: int = EXPERTS, length: int = LENGTH) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return every group that the views of routing draw, and their attributes."""
-    rng, tokens = np.random.default_rng(seed), TEXTS * LENGTH
+    rng, tokens = np.random.default_rng(seed), TEXTS * length
     ids = rng.integers(0, IDS, tokens)
-    taste = rng.standard_normal((LAYERS, IDS, EXPERTS)) * 2
-    probability = analysis.softmax(taste[:, ids] + 0.5 * rng.standard_normal((LAYERS, tokens, EXPERTS)))
-    candidate = np.argsort(-probability, -1).astype(np.int16)
-    kind = np.repeat(["play", "play", "code", "code", "cipher", "cipher"], LENGTH)
+    taste = 2 * rng.standard_normal((layers, IDS, experts), np.float32)
+    probability = analysis.softmax(taste[:, ids] + rng.standard_normal((layers, tokens, experts), np.float32) / 2)
+    candidate = np.argsort(-probability, -1)[..., :8].astype(np.int16)
+    kind = np.repeat(["play", "play", "code", "code", "cipher", "cipher"], length)
     columns = {
-        "token_id": ids.astype(np.int32), "position": np.tile(np.arange(LENGTH, dtype=np.int32), TEXTS), "text": np.repeat(np.arange(TEXTS, dtype=np.int32), LENGTH),
+        "token_id": ids.astype(np.int32), "position": np.tile(np.arange(length, dtype=np.int32), TEXTS), "text": np.repeat(np.arange(TEXTS, dtype=np.int32), length),
         "domain": kind.astype(object), "piece": np.array([f" w{i}" if i else " <b>&" for i in ids], object), "candidate": candidate,
         "probability": np.take_along_axis(probability, candidate.astype(np.int64), -1).astype(np.float32),
     }  # fmt: skip
     facts = {
-        "experts": EXPERTS, "rule": "softmax", "model_k": 2, "outside": ["cipher"], "seed": seed, "capacity_factor": 1.0, "order": "token", "top_k": 2, "group_size": 1,
+        "experts": experts, "rule": "softmax", "model_k": 2, "outside": ["cipher"], "seed": seed, "capacity_factor": 1.0, "order": "token", "top_k": 2, "group_size": 1,
         "run_capacity_factor": 1.0, "run_order": "token", "run_top_k": 2, "run_group_size": 1,
     }  # fmt: skip
     served = openmoe_report.serve(facts, columns)
     first = candidate[..., 0].astype(np.int64)
     made: dict[str, Any] = {
         "routing": columns | served,
-        "moe_layers": openmoe_report._layer_columns([1, 3], [2.1, 2.4], served),
-        "transition": {"share": np.stack([analysis.transitions(first[0], first[1], EXPERTS)]).astype(np.float32)},
+        "moe_layers": openmoe_report._layer_columns(1 + 2 * np.arange(layers), np.linspace(2.1, 2.4, layers), served),
+        "transition": {"share": np.stack([analysis.transitions(a, b, experts) for a, b in itertools.pairwise(first)]).astype(np.float32)},
         "curve/drops": openmoe_report.drop_curves(facts, columns, served["dropped"]),
         "training": training(),
         "claims": claims(),
     }
     made["curve/drop_quality"] = made["curve/drops"]
     made["curve/information"] = openmoe_report.joined([
-        openmoe_report.curve(name, [1, 3], y, y - 0.05, y + 0.05) for name, y in (("token id", np.array([0.8, 0.7])), ("position", np.array([0.01, 0.02])), ("token id, chance", np.array([0.1, 0.1])))
+        openmoe_report.curve(name, 1 + 2 * np.arange(layers), np.full(layers, y), y - 0.05, y + 0.05) for name, y in (("token id", 0.8), ("position", 0.01), ("token id, chance", 0.1))
     ])  # fmt: skip
     kinds = np.unique(kind, return_inverse=True)
     for name, names, value in (
         ("domain", kinds[0], kinds[1]),
-        ("position", [str(i) for i in range(LENGTH)], columns["position"]),
+        ("position", [str(i) for i in range(8)], columns["position"].astype(np.int64) * 8 // length),
         ("token", [f" w{i}" for i in range(IDS)], ids),
     ):
-        tables = np.stack([np.bincount(value * EXPERTS + f, minlength=len(names) * EXPERTS).reshape(-1, EXPERTS) for f in first])
+        tables = np.stack([np.bincount(value * experts + f, minlength=len(names) * experts).reshape(-1, experts) for f in first])
         share = tables / np.maximum(1, tables.sum(-1, keepdims=True))
         made[f"grouping/{name}"] = {
             "name": np.array([str(n) for n in names], object),

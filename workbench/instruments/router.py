@@ -31,6 +31,9 @@ UNSUPPORTED = {
     "NllbMoeForConditionalGeneration": "it reads and writes with two stacks; a text alone has no routing of the second",
 }
 
+#: Routers whose decision can be read but not answered: what the experts get is computed elsewhere, or sorted already.
+READ_ONLY = ("DbrxRouter", "JetMoeTopKGating")
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -117,6 +120,11 @@ def _make(model: Any) -> View:
         made.routers.append((name, type(module).__name__, layer))
         module.register_forward_hook(_hook(len(made.routers) - 1, layer, parents[name.rpartition(".")[0]]), with_kwargs=True)
     return made
+
+
+def answerable(made: View) -> bool:
+    """Return whether every router of a view lets a handler answer with other choices."""
+    return not any(kind.endswith(READ_ONLY) for _, kind, _ in made.routers)
 
 
 def is_router(name: str, module: Any) -> bool:
@@ -321,6 +329,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return (shifted / shifted.sum(-1, keepdims=True)).astype(np.float32)
 
 
+def device_of(model: Any) -> Any:
+    """Return the device that token ids go to: that of the first weights that lie on one (offloaded weights lie on none)."""
+    import torch
+
+    return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+
+
 def checked_ids(token_ids: Any, vocab_size: int) -> np.ndarray:
     """Return ids as (B, T) int64.
 
@@ -365,7 +380,7 @@ def capture(
     if context and ids.shape[1] > context:
         raise InputError(expected("text", f"at most {context} tokens (the model's context)", ids.shape[1], "", "Shorten it"))
     collected = Collector(made, handler)
-    device = next((p.device for p in made.model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+    device = device_of(made.model)
     with torch.inference_mode(), routing(collected):
         for start in range(0, len(ids), rows):
             part = torch.from_numpy(ids[start : start + rows]).to(device)

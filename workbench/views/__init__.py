@@ -86,6 +86,7 @@ class View:
         caption: `(record, **options) -> str`, one sentence of what to see now.
         steps: group whose `step` column a scrubber moves through, or "".
         wide: the picture needs the whole width, so two of them are compared one under the other.
+        lasting: what is selected in it belongs to the whole run and stays selected while the reader steps.
     """
 
     name: str
@@ -97,6 +98,7 @@ class View:
     caption: Callable[..., str]
     steps: str = ""
     wide: bool = False
+    lasting: bool = False
 
     def spec(self, record: Record, *, title: bool = True, **options: Any) -> dict[str, Any]:
         """Return the picture as a plain dict `{"data": [...], "layout": {...}}`: what a page sends on a slider's path.

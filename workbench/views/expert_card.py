@@ -42,7 +42,7 @@ def draw(record: Record, *, step: int = 0, selected: Any = None, theme: str = "l
         step: row of `routing`. selected: `row * E + expert`; None: the busiest expert of the layer on show.
     """
     d = house.design(theme)
-    layer, expert, rows, total = _top(record, step, selected)
+    _, expert, rows, total = _top(record, step, selected)
     names = [house.escape(house.token(p, 12), quote=False) for p, _, _ in rows]
     at = list(range(len(rows)))
     data = [
@@ -99,4 +99,5 @@ VIEW = View(
     say=say,
     caption=caption,
     steps="moe_layers",
+    lasting=True,
 )

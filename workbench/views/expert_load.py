@@ -64,9 +64,8 @@ def _shares(record: Record, selected: Any) -> np.ndarray:
     if chosen is None:
         load = record.column("routing", "load").astype(float)
         return load / load.sum(1, keepdims=True)
-    expert = record.column("routing", "expert")
-    mine = (expert[chosen[0]] == chosen[1]).any(1)
-    size = grid.experts(record)
+    expert, size = record.column("routing", "expert"), grid.experts(record)
+    mine = grid.held(record, selected, 0, expert.shape[1])
     table = np.stack([np.bincount(e[mine].ravel(), minlength=size) for e in expert]).astype(float)
     return table / np.maximum(1, table.sum(1, keepdims=True))
 
@@ -122,4 +121,5 @@ VIEW = View(
     draw=draw,
     say=say,
     caption=caption,
+    lasting=True,
 )

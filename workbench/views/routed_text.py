@@ -33,7 +33,8 @@ def draw(
     shown = [house.token(p, 18) for p in grid.pieces(record, first, last)]
     left, line, size = _lines(shown)
     expert, dropped = (record.column("routing", n)[layer, first:last] for n in ("expert", "dropped"))
-    held = _held(record, selected, first, last)
+    mine = grid.held(record, selected, first, last)
+    held = np.ones(last - first, bool) if mine is None else mine
     data: list[Spec] = []
     for i in np.unique(expert[:, 0]).tolist():
         for strong in (True, False):
@@ -46,7 +47,7 @@ def draw(
                 })  # fmt: skip
     for rows, name, meaning, dash in (
         (np.flatnonzero(dropped.any(1)), "lost a choice", "rejected", "dot"),
-        (np.flatnonzero(held) if selected is not None else np.zeros(0, int), "goes to the chosen expert", "selected", "solid"),
+        (np.flatnonzero(held) if mine is not None else np.zeros(0, int), "goes to the chosen expert", "selected", "solid"),
     ):
         if len(rows):
             x, y = _boxes(left[rows], line[rows], size[rows], 0.1)
@@ -86,14 +87,6 @@ def _stretch(record: Record, token: Any) -> tuple[int, int]:
     at = grid.token_of(record, token)
     first = 0 if at is None else max(0, min(count - MOST, at - MOST // 2))
     return first, min(count, first + MOST)
-
-
-def _held(record: Record, selected: Any, first: int, last: int) -> np.ndarray:
-    """Return which tokens the chosen expert takes in its own layer; all where none is chosen."""
-    chosen = grid.chosen_expert(record, selected)
-    if chosen is None:
-        return np.ones(last - first, bool)
-    return (record.column("routing", "expert")[chosen[0], first:last] == chosen[1]).any(1)
 
 
 def _hover(record: Record, layer: int, token: int, expert: np.ndarray, dropped: np.ndarray, piece: str) -> str:
@@ -143,4 +136,5 @@ VIEW = View(
     say=say,
     caption=caption,
     steps="moe_layers",
+    lasting=True,
 )

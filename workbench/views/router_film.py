@@ -88,7 +88,7 @@ def _half(record: Record, rows: np.ndarray) -> int:
 
 def caption(record: Record) -> str:
     """Return when most of the routing stands, as found."""
-    run, _, rows = _parts(record)[0]
+    _, _, rows = _parts(record)[0]
     step, overlap = record.column("training", "step")[rows], record.column("training", "overlap")[rows]
     tenth = int(np.abs(np.log(step / (step[-1] / 10))).argmin())
     chance = _chance(record)

@@ -62,6 +62,14 @@ def chosen_expert(record: Record, selected: Any) -> tuple[int, int] | None:
     return int(selected) // experts(record), int(selected) % experts(record)
 
 
+def held(record: Record, selected: Any, first: int, last: int) -> np.ndarray | None:
+    """Return which tokens of a stretch the chosen expert takes in its own layer, (last - first,) bool; None where none is chosen."""
+    chosen = chosen_expert(record, selected)
+    if chosen is None:
+        return None
+    return (record.column("routing", "expert")[chosen[0], first:last] == chosen[1]).any(1)
+
+
 def token_of(record: Record, token: Any) -> int | None:
     """Return the token's index, or None.
 

@@ -24,13 +24,14 @@ def draw(
 
     Args:
         step: row of `routing` (0 = first layer with experts).
-        selected: `row * E + expert`: the expert that is framed.
+        selected: `row * E + expert`: the expert that is framed in its layer; its tokens are marked in every layer.
         window: first and last token, and two ordinates that do not matter; None: the whole text.
     """
     d, layer, size = house.design(theme), grid.layer_of(record, step), grid.experts(record)
     first, last = grid.part(record, window)
     exact = last - first <= grid.EXACT
-    data = _exact(record, layer, first, last, theme) if exact else _pooled(record, layer, first, last, theme)
+    held = grid.held(record, selected, first, last)
+    data = (_exact if exact else _pooled)(record, layer, first, last, held, theme)
     lines, names = grid.kinds(record, first, last, theme)
     chosen = grid.chosen_expert(record, selected)
     if chosen is not None and chosen[0] == layer:
@@ -57,12 +58,19 @@ def _heat(record: Record, layer: int, z: np.ndarray, x: np.ndarray, top: float, 
     }  # fmt: skip
 
 
-def _pooled(record: Record, layer: int, first: int, last: int, theme: str) -> list[Spec]:
-    """Return the share of each bin's choices by expert, and the dropped share of the bin."""
+def _pooled(record: Record, layer: int, first: int, last: int, held: np.ndarray | None, theme: str) -> list[Spec]:
+    """Return the share of each bin's choices by expert, the dropped share of the bin, and that of tokens held by the chosen expert."""
     share, lost, cuts = grid.shares(record, layer, first, last)
     centre = (cuts[:-1] + cuts[1:] - 1) / 2
     top = max(0.1, float(np.quantile(share, 0.995)))
-    return [_heat(record, layer, share, centre, top, theme, "share of choices"), _bars(centre, lost, theme)]
+    data = [_heat(record, layer, share, centre, top, theme, "share of choices"), _bars(centre, lost, theme)]
+    if held is not None:
+        part = np.add.reduceat(held.astype(float), cuts[:-1] - first) / np.diff(cuts)
+        data.append({
+            "type": "scatter", "mode": "lines", "x": centre.tolist(), "y": np.round(part, 4).tolist(), "yaxis": "y2", "name": "tokens of the chosen expert",
+            "line": {"color": house.design(theme).line("selected"), "width": 2, "shape": "hvh"}, "hovertemplate": "token %{x}: %{y:.0%} go to the chosen expert<extra></extra>",
+        })  # fmt: skip
+    return data
 
 
 def _bars(x: np.ndarray, lost: np.ndarray, theme: str) -> Spec:
@@ -72,7 +80,7 @@ def _bars(x: np.ndarray, lost: np.ndarray, theme: str) -> Spec:
     }  # fmt: skip
 
 
-def _exact(record: Record, layer: int, first: int, last: int, theme: str) -> list[Spec]:
+def _exact(record: Record, layer: int, first: int, last: int, held: np.ndarray | None, theme: str) -> list[Spec]:
     """Return the router's probabilities of single tokens, a dot on each choice, a cross on each that was dropped."""
     d, size = house.design(theme), grid.experts(record)
     expert, dropped, weight = (record.column("routing", n)[layer, first:last] for n in ("expert", "dropped", "weight"))
@@ -93,6 +101,12 @@ def _exact(record: Record, layer: int, first: int, last: int, theme: str) -> lis
             "marker": mark | {"size": np.where(choice == 0, 9, 6).tolist()}, "customdata": (layer * size + expert[at, choice].astype(int)).tolist(),
             "text": [f"{names[i]}: choice {c + 1}, weight {weight[i, c]:.2f}, {name}" for i, c in zip(at, choice)],
             "hovertemplate": "token %{x} %{text}<extra></extra>",
+        })  # fmt: skip
+    if held is not None:
+        rows = np.flatnonzero(held)
+        data.append({
+            "type": "scatter", "mode": "markers", "name": "tokens of the chosen expert", "x": np.repeat(rows + first, expert.shape[1]).tolist(), "y": expert[rows].ravel().tolist(),
+            "marker": {"symbol": "circle-open", "size": 15, "color": d.line("selected"), "line": {"width": 2}}, "hoverinfo": "skip",
         })  # fmt: skip
     return [*data, _bars(x, dropped.mean(1), theme)]
 
@@ -119,7 +133,12 @@ def caption(record: Record, *, step: int = 0, selected: Any = None, window: Wind
         f"In {grid.named(record, layer)} expert {busy} takes most: {words(mean[busy])} of the choices{stretch} (even would be {words(1 / len(mean))}); "
         f"{words(float(dropped.mean()))} of the choices find no slot."
     )
-    if grid.chosen_expert(record, selected) is None and window is None:
+    chosen = grid.chosen_expert(record, selected)
+    if chosen is not None and chosen[0] != layer:
+        mine = grid.held(record, selected, first, last)
+        spread = np.bincount(record.column("routing", "expert")[layer, first:last][mine].ravel(), minlength=len(mean))
+        return text + f" Pink: tokens of expert {chosen[1]} of {grid.named(record, chosen[0])}; here most of their choices fall on expert {int(spread.argmax())}."
+    if chosen is None and window is None:
         text += " Drag over a stretch to see single tokens; click a row to follow its expert."
     return text
 
@@ -147,11 +166,12 @@ VIEW = View(
     reading=(
         "Each row is an expert of the layer on show (step through the layers below), left to right run the tokens, text after text. From afar the colour is the share "
         "of a stretch's choices; zoomed in to a hundred tokens it is the router's probability, a dot is a choice that was taken (the larger one is the first), a "
-        "cross one that found its expert full. The bars below are the share of choices dropped. The frame marks the expert you clicked."
+        "cross one that found its expert full. The bars below are the share of choices dropped. An expert you clicked is framed in pink in its layer; in every layer its tokens are ringed (from afar the pink line below is their share)."
     ),
     draw=draw,
     say=say,
     caption=caption,
     steps="moe_layers",
+    lasting=True,
     wide=True,
 )

@@ -48,7 +48,6 @@ def draw(record: Record, *, step: int = 0, token: int | None = None, theme: str 
             "type": "bar", "x": list(range(size)), "y": share.round(4).tolist(), "name": "this token id", "marker": {"color": colours, "line": {
                 "color": [d.line("selected") if i == here else c for i, c in enumerate(colours)], "width": [3 if i == here else 1 for i in range(size)]}},
             "error_y": error_bars(share, share - spread, share + spread, d.text) if len(rows) > 1 else {}, "hovertemplate": "expert %{x}: %{y:.0%} of its occurrences<extra></extra>",
-            "customdata": (layer * size + np.arange(size)).tolist(),
         },
         {
             "type": "scatter", "mode": "markers", "x": list(range(size)), "y": everyone.round(4).tolist(), "name": "all tokens",

@@ -199,13 +199,16 @@ class OpenMoE(System):
         import torch
 
         view, losses, dropped = router.view(self._loaded.model), [], []
+        device = router.device_of(self._loaded.model)
+        if not router.answerable(view):
+            return None
         flat = self._texts.flat()
         for number, group in enumerate(analysis.groups_of(flat[2], flat[3], self.group_size)):
             tape.step(group.start, len(flat[0]), phase="reading under the limit")
             ids = self._texts.ids[flat[2][group.start] : flat[2][group.stop - 1] + 1]
             handler = _Limit(self, number)
             with torch.inference_mode(), router.routing(handler):
-                logits = view.model(input_ids=torch.from_numpy(ids), use_cache=False).logits
+                logits = view.model(input_ids=torch.from_numpy(ids).to(device), use_cache=False).logits
             losses.append(_losses(logits, ids))
             dropped.append(np.stack([handler.dropped[p] for p in sorted(handler.dropped)]))
         return Pass(np.concatenate(losses), np.concatenate(dropped, 1))
@@ -215,10 +218,11 @@ class OpenMoE(System):
         import torch
 
         ids = self._texts.ids[:8]
+        there = torch.from_numpy(ids).to(router.device_of(self._loaded.model))
 
         def alone() -> None:
             with torch.inference_mode():
-                self._loaded.model(input_ids=torch.from_numpy(ids), use_cache=False)
+                self._loaded.model(input_ids=there, use_cache=False)
 
         tape.step(0, len(self._texts.ids), phase="timing")
         found = interleaved({"read": lambda: router.capture(self._loaded.model, ids), "alone": alone}, repeats=5, warmup=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def write(system: OpenMoE, tape: Tape, found: Routing, free: Pass, limited: Pass
     _write_groupings(tape, columns, first, found.experts)
     shares = _write_information(system, tape, columns, first, found)
     if len(first) > 1:
-        pairs = [analysis.transitions(a, b, found.experts) for a, b in zip(first, first[1:])]
+        pairs = [analysis.transitions(a, b, found.experts) for a, b in itertools.pairwise(first)]
         tape.write("transition", share=np.stack(pairs).astype(np.float32))
     film = _film(system._loaded.name)
     if film:
@@ -259,7 +260,7 @@ def drop_curves(facts: dict[str, Any], columns: dict[str, np.ndarray], dropped: 
 
 def quality_curves(system: OpenMoE, free: Pass, limited: Pass) -> Rows:
     """Return the loss that the limit adds by position, for each side, with a 95 % interval over texts."""
-    ids, position, text, kind = system._texts.flat()
+    _, position, text, kind = system._texts.flat()
     columns = {"domain": kind.astype(str), "position": position}
     place, centre = _binned(position.reshape(system._texts.ids.shape)[0, :-1])
     added = limited.loss - free.loss
