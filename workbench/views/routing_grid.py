@@ -42,8 +42,9 @@ def layer_of(record: Record, step: int) -> int:
 
 
 def named(record: Record, layer: int) -> str:
-    """Return "layer 3" by its place in the model."""
-    return f"layer {int(record.column('moe_layers', 'layer')[layer])}"
+    """Return "layer 3" by its place in the model; "every layer" where one choice is for all."""
+    place = int(record.column("moe_layers", "layer")[layer])
+    return f"layer {place}" if place >= 0 else "every layer"
 
 
 def chosen_expert(record: Record, selected: Any) -> tuple[int, int] | None:

@@ -10,12 +10,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from workbench.errors import InputError, expected
+from workbench.errors import InputError, ModelError, expected
 
 WIDTH, HEADS = 64, 4  # of the pre-gating router
 
@@ -60,6 +61,43 @@ def overlap(acts: Any, chosen: Any) -> Any:
     half = acts.shape[-1] // 2
     top = torch.zeros_like(acts, dtype=torch.float32).scatter_(1, acts.abs().topk(half, -1).indices, 1.0)
     return top @ chosen.float().T
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """One expert of one feed-forward layer as a small layer of its own: gathered rows of gate and up, columns of down."""
+
+    gate: Any
+    up: Any
+    down: Any
+    act: Any
+
+    @property
+    def tensors(self) -> tuple[Any, Any, Any]:
+        """The weights, contiguous."""
+        return self.gate, self.up, self.down
+
+    def __call__(self, x: Any) -> Any:
+        """Return W_down (act(W_gate x) * W_up x) over the expert's neurons, (T, d)."""
+        from torch.nn.functional import linear
+
+        return linear(self.act(linear(x, self.gate)) * linear(x, self.up), self.down)
+
+
+def extract(block: Any, chosen: np.ndarray) -> Extracted:
+    """Return the expert of one layer that holds the neurons of `chosen` (D,) bool.
+
+    Raises:
+        ModelError: the layer's products have offsets, which a gathered expert would lose.
+    """
+    import torch
+
+    parts = (block.gate_proj, block.up_proj, block.down_proj)
+    if any(getattr(p, "bias", None) is not None for p in parts):
+        raise ModelError("Feed-forward layer: expected products without offsets (bias), got some. Use a llama-type model.")
+    rows = torch.from_numpy(np.flatnonzero(chosen))
+    gate, up, down = (p.weight.detach() for p in parts)
+    return Extracted(gate[rows].contiguous(), up[rows].contiguous(), down[:, rows].contiguous(), block.act_fn)
 
 
 def distillation(logits: Any, scores: Any) -> Any:

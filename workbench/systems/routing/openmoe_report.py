@@ -72,7 +72,8 @@ def write(system: OpenMoE, tape: Tape, found: Routing, free: Pass, limited: Pass
     tape.describe("routing", **facts)
     _write_layers(tape, found, served)
     first = found.expert[..., 0].astype(np.int64)
-    _write_groupings(tape, columns, first, found.experts)
+    for group, values in groupings(columns, first, found.experts).items():
+        tape.write(group, **values)
     shares = _write_information(system, tape, columns, first, found)
     if len(first) > 1:
         pairs = [analysis.transitions(a, b, found.experts) for a, b in itertools.pairwise(first)]
@@ -126,8 +127,8 @@ def _write_layers(tape: Tape, found: Routing, served: dict[str, np.ndarray]) -> 
     tape.write("moe_layers", **_layer_columns(found.layers, balance, served))
 
 
-def _write_groupings(tape: Tape, columns: dict[str, np.ndarray], first: np.ndarray, experts: int) -> None:
-    """Write how kinds, positions and token ids spread over the experts."""
+def groupings(columns: dict[str, np.ndarray], first: np.ndarray, experts: int) -> dict[str, Rows]:
+    """Return how kinds, positions and token ids spread over the experts: `first` (L, N), the first choices."""
     kinds, kind = np.unique(columns["domain"], return_inverse=True)
     order = list(dict.fromkeys(columns["domain"]))
     kind = np.array([order.index(k) for k in kinds])[kind]
@@ -139,6 +140,7 @@ def _write_groupings(tape: Tape, columns: dict[str, np.ndarray], first: np.ndarr
     ids, value, times = np.unique(columns["token_id"], return_inverse=True, return_counts=True)
     often = np.argsort(-times, kind="stable")[:MOST_TOKENS]
     pieces = {int(v): str(p) for v, p in zip(value[::-1], columns["piece"][::-1])}
+    made: dict[str, Rows] = {}
     for name, names, values in (
         ("domain", order, kind), ("position", edges, bins), ("token", [pieces[int(i)] for i in often], np.where(np.isin(value, often), value, -1)),
     ):  # fmt: skip
@@ -146,12 +148,12 @@ def _write_groupings(tape: Tape, columns: dict[str, np.ndarray], first: np.ndarr
         tables = [_rows_of(values, f, rows, experts) for f in first]
         total = tables[0].sum(1)
         share = np.stack([t / np.maximum(1, t.sum(1, keepdims=True)) for t in tables])
-        tape.write(
-            f"grouping/{name}",
-            name=np.array([str(n) for n in names]),
-            share=share.astype(np.float32),
-            occurrences=total.astype(np.int64),
-        )
+        made[f"grouping/{name}"] = {
+            "name": np.array([str(n) for n in names]),
+            "share": share.astype(np.float32),
+            "occurrences": total.astype(np.int64),
+        }
+    return made
 
 
 def _rows_of(values: np.ndarray, first: np.ndarray, rows: np.ndarray, experts: int) -> np.ndarray:
