@@ -55,7 +55,9 @@ def reader() -> None:
 
         found = interleaved({"alone": alone, "read": read}, repeats=15, warmup=3)
         off, on = (ids.size / found[n].median * 1e3 for n in ("alone", "read"))
-        print(f"  {name:8} alone {off:8.0f} tokens/s, read {on:8.0f} tokens/s: the reader costs {100 * (off / on - 1):5.1f} % more time")
+        print(
+            f"  {name:8} alone {off:8.0f} tokens/s, read {on:8.0f} tokens/s: the reader costs {100 * (off / on - 1):5.1f} % more time"
+        )
 
 
 def dispatch() -> None:
@@ -110,7 +112,9 @@ def live(sizes: tuple[tuple[int, int, int], ...] = ((1_000, 4, 16), (10_000, 32,
 def quality(windows: int = 8) -> None:
     """Print drops and the loss they add, with the limit inside the model, for factors and orders."""
     print(f"dropping inside moe-8, {windows} texts of 128 tokens of each kind, own limit for each text; loss in nats a token")
-    print(f"  {'order':9} {'factor':>6} {'dropped':>8} {'slots':>6} {'perplexity':>11}   loss added: kinds it learnt / kinds it never saw")
+    print(
+        f"  {'order':9} {'factor':>6} {'dropped':>8} {'slots':>6} {'perplexity':>11}   loss added: kinds it learnt / kinds it never saw"
+    )
     for order in ("token", "priority"):
         for factor in (0.25, 0.5, 1.0, 1.25, 2.0):
             record = wb.run("openmoe", windows=windows, order=order, capacity_factor=factor, progress=False)

@@ -42,7 +42,9 @@ for factor in (1.0, 1.25):
     slots = analysis.capacity(128, 8, 1, factor)
     for place in (31, 63, 95, 127):
         exact = analysis.drop_probability(place, law, slots)
-        print(f"capacity factor {factor:<4}  place {place:3}: dropped {(slot[:, place] < 0).mean():.3f}, by the formula {exact:.3f}")
+        print(
+            f"capacity factor {factor:<4}  place {place:3}: dropped {(slot[:, place] < 0).mean():.3f}, by the formula {exact:.3f}"
+        )
 
 # %% [markdown]
 # So the end of a text pays, even where no expert is preferred. That part of *drop towards the end* is arithmetic, not learning.
@@ -76,6 +78,21 @@ record.figure("routing_map")
 record.figure("spikiness")
 
 # %% [markdown]
+# A number for each token id that occurs often enough: 1 where its occurrences all go to one expert, 0 where they spread evenly.
+
+# %%
+routes = record["routing"]
+ids, first = routes["token_id"].values.astype(int), routes["expert"].values[-1, :, 0].astype(int)
+times = analysis.counts(ids, first, routes.sizes["expert"])
+score = analysis.specialisation(times)
+often = np.flatnonzero(times.sum(1) >= analysis.ENOUGH)
+for i in (*often[np.argsort(-score[often])][:4], *often[np.argsort(score[often])][:4]):
+    piece = str(routes["piece"].values[ids == i][0])
+    print(
+        f"{piece!r:12} {int(times[i].sum()):4} times, specialisation {score[i]:.2f}, of ten: {np.round(10 * times[i] / times[i].sum()).astype(int)}"
+    )
+
+# %% [markdown]
 # Shares of rare tokens look spiky by chance, so the question is put to the mutual information, with what shuffled values would explain
 # taken off:
 
@@ -104,7 +121,9 @@ for order in ("token", "random", "priority"):
         moved = system.rederive(record)
         y = moved["curve/drops"].y.values.reshape(-1, 16)[0]
         drop, slots = (moved.meter(n)["value"] for n in ("drop_rate", "slots"))
-        print(f"{order:9} factor {factor:<4} dropped {drop:6.1%}, first quarter {y[:4].mean():6.1%}, last {y[-4:].mean():6.1%}; slots {slots:.2f}x")
+        print(
+            f"{order:9} factor {factor:<4} dropped {drop:6.1%}, first quarter {y[:4].mean():6.1%}, last {y[-4:].mean():6.1%}; slots {slots:.2f}x"
+        )
 system.set(order="token", capacity_factor=1.25)
 
 # %% [markdown]
@@ -114,7 +133,7 @@ system.set(order="token", capacity_factor=1.25)
 #
 # ## 6. Check the claims
 #
-# Each with its interval, and with the threshold that was set before looking:
+# Each with its interval, and with the threshold that it is judged by:
 
 # %%
 print(record.text("claims"))

@@ -244,6 +244,28 @@ def test_an_answer_is_what_the_experts_get_and_does_not_leak() -> None:
     np.testing.assert_allclose(again[0].numpy(), plain.numpy(), atol=1e-6)
 
 
+def test_a_model_spread_over_devices_is_read_as_a_whole_one(tmp_path: Path) -> None:
+    """A device map with a layer on disk: its weights lie on no device until the layer runs."""
+    import accelerate
+
+    whole = router.capture(make("Qwen2MoeForCausalLM"), IDS)
+    places = {
+        "model.embed_tokens": "cpu",
+        "model.rotary_emb": "cpu",
+        "model.layers.0": "cpu",
+        "model.layers.1": "disk",
+        "model.norm": "cpu",
+        "lm_head": "cpu",
+    }
+    spread = accelerate.dispatch_model(make("Qwen2MoeForCausalLM"), places, main_device="cpu", offload_dir=str(tmp_path))
+    assert any(p.device.type == "meta" for p in spread.parameters())
+    for _ in range(2):
+        seen = router.capture(spread, IDS)
+        np.testing.assert_array_equal(seen.expert, whole.expert)
+        np.testing.assert_allclose(seen.logits, whole.logits, atol=1e-6)
+    assert str(router.device_of(spread)) == "cpu"
+
+
 def test_two_captures_at_once_do_not_meet() -> None:
     model, texts = make("OlmoeForCausalLM"), [np.arange(3, 23), np.arange(30, 50)]
     alone = [router.capture(model, t) for t in texts]

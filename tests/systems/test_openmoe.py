@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -270,7 +271,7 @@ def test_a_dropped_token_gets_only_the_shared_path(mixture: Any) -> None:
     limit, outputs = _Limit(system, 0), {}
     view = router.view(mixture).model
     hook = view.model.layers[0].mlp.register_forward_hook(
-        lambda m, a, out: outputs.setdefault("y", (a[0], out[0] if isinstance(out, tuple) else out))
+        lambda _, given, out: outputs.update(y=(given[0], out[0] if isinstance(out, tuple) else out))
     )
     try:
         with torch.inference_mode(), router.routing(limit):
@@ -300,7 +301,11 @@ def test_live_knobs_give_what_a_run_with_them_records(mixture: Any) -> None:
         for name in ("expert", "weight", "dropped", "load", "served"):
             np.testing.assert_array_equal(live.column("routing", name), true.column("routing", name))
         np.testing.assert_array_equal(live.column("curve/drops", "y"), true.column("curve/drops", "y"))
-        assert live.meter("drop_rate")["value"] == true.meter("drop_rate")["value"]
+        for name in ("drop_rate", "kept_weight", "slots"):
+            assert live.meter(name)["value"] == true.meter(name)["value"]
+        expert, weight, dropped = (live.column("routing", n) for n in ("expert", "weight", "dropped"))
+        assert live.meter("kept_weight")["value"] == pytest.approx(weight[~dropped].sum() / weight.sum(), rel=1e-5)
+        assert expert.shape == weight.shape
         assert np.isnan(live.meter("perplexity")["value"])
         assert live.meter("perplexity")["provenance"] == "estimated"
 
@@ -336,9 +341,10 @@ def test_a_text_of_one_token_is_drawn(mixture: Any) -> None:
     record = wb.run("openmoe", model=mixture, text=[5])
     assert record["routing"].sizes["token"] == 1
     assert "perplexity" not in record["meters"].meter.values
+    assert record.meter("kept_weight")["value"] == 1
     for name in record.views():
         assert record.figure(name).data is not None
-        assert "nan" not in record.text(name).lower()
+        assert not re.search(r"\bnan\b", record.text(name).lower())
 
 
 def test_a_router_with_its_own_rule_keeps_its_own_choice() -> None:
@@ -352,6 +358,17 @@ def test_a_router_with_its_own_rule_keeps_its_own_choice() -> None:
     np.testing.assert_array_equal(record.column("routing", "expert"), seen.expert)
     with pytest.raises(InputError, match="a rule of its own"):
         wb.run("openmoe", model=model, text=list(range(3, 33)), top_k=3)
+
+
+def test_a_router_that_can_only_be_read_is_served_from_the_record_alone() -> None:
+    """DBRX chooses outside its router: drops are derived, and no figure of a run under the limit is claimed."""
+    from tests.instruments.test_router import make
+
+    record = wb.run("openmoe", model=make("DbrxForCausalLM"), text=list(range(3, 63)), capacity_factor=0.25)
+    assert record["routing"]["dropped"].values.any()
+    assert "curve/drop_quality" not in record
+    assert {"drop_rate", "slots"} <= set(record["meters"].meter.values)
+    assert not {"perplexity", "dropped_in_the_model"} & set(record["meters"].meter.values)
 
 
 def test_the_shipped_mixture_its_film_and_its_claims() -> None:

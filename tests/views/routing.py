@@ -12,7 +12,9 @@ from workbench.systems.routing import analysis, openmoe_report
 LAYERS, EXPERTS, TEXTS, LENGTH, IDS = 2, 4, 6, 16, 12
 
 
-def groups(seed: int, layers: int = LAYERS, experts: int = EXPERTS, length: int = LENGTH) -> tuple[dict[str, Any], dict[str, Any]]:
+def groups(
+    seed: int, layers: int = LAYERS, experts: int = EXPERTS, length: int = LENGTH
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return every group that the views of routing draw, and their attributes."""
     rng, tokens = np.random.default_rng(seed), TEXTS * length
     ids = rng.integers(0, IDS, tokens)
@@ -34,7 +36,9 @@ def groups(seed: int, layers: int = LAYERS, experts: int = EXPERTS, length: int 
     made: dict[str, Any] = {
         "routing": columns | served,
         "moe_layers": openmoe_report._layer_columns(1 + 2 * np.arange(layers), np.linspace(2.1, 2.4, layers), served),
-        "transition": {"share": np.stack([analysis.transitions(a, b, experts) for a, b in itertools.pairwise(first)]).astype(np.float32)},
+        "transition": {
+            "share": np.stack([analysis.transitions(a, b, experts) for a, b in itertools.pairwise(first)]).astype(np.float32)
+        },
         "curve/drops": openmoe_report.drop_curves(facts, columns, served["dropped"]),
         "training": training(),
         "claims": claims(),

@@ -75,7 +75,7 @@ def _pooled(record: Record, layer: int, first: int, last: int, held: np.ndarray 
 
 def _bars(x: np.ndarray, lost: np.ndarray, theme: str) -> Spec:
     return {
-        "type": "bar", "x": x.tolist(), "y": np.round(lost, 4).tolist(), "yaxis": "y2", "name": "dropped", "marker": {"color": house.design(theme).fill("rejected"), "line": {"width": 0}},
+        "type": "bar", "x": x.tolist(), "y": np.round(lost, 4).tolist(), "yaxis": "y2", "name": "share dropped", "marker": {"color": house.design(theme).fill("rejected"), "line": {"width": 0}},
         "hovertemplate": "token %{x}: %{y:.0%} of the choices dropped<extra></extra>",
     }  # fmt: skip
 
@@ -137,7 +137,10 @@ def caption(record: Record, *, step: int = 0, selected: Any = None, window: Wind
     if chosen is not None and chosen[0] != layer:
         mine = grid.held(record, selected, first, last)
         spread = np.bincount(record.column("routing", "expert")[layer, first:last][mine].ravel(), minlength=len(mean))
-        return text + f" Pink: tokens of expert {chosen[1]} of {grid.named(record, chosen[0])}; here most of their choices fall on expert {int(spread.argmax())}."
+        return (
+            text
+            + f" Pink: tokens of expert {chosen[1]} of {grid.named(record, chosen[0])}; here most of their choices fall on expert {int(spread.argmax())}."
+        )
     if chosen is None and window is None:
         text += " Drag over a stretch to see single tokens; click a row to follow its expert."
     return text

@@ -38,7 +38,7 @@ def masks(means: np.ndarray, ratio: float) -> np.ndarray:
 
 def permanent(chosen: np.ndarray) -> np.ndarray:
     """Return r0 (layer, D): neurons that every expert of (layer, expert, D) holds."""
-    return chosen.all(1)
+    return np.asarray(chosen.all(1))
 
 
 def shared_share(chosen: np.ndarray) -> np.ndarray:

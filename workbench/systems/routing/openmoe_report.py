@@ -137,7 +137,7 @@ def groupings(columns: dict[str, np.ndarray], first: np.ndarray, experts: int) -
         np.minimum(columns["position"].astype(np.int64) * 8 // length, 7) if length >= 8 else columns["position"].astype(np.int64)
     )
     edges = [f"{-(-i * length // 8)}–{-(-(i + 1) * length // 8) - 1}" if length >= 8 else str(i) for i in range(min(8, length))]
-    ids, value, times = np.unique(columns["token_id"], return_inverse=True, return_counts=True)
+    _, value, times = np.unique(columns["token_id"], return_inverse=True, return_counts=True)
     often = np.argsort(-times, kind="stable")[:MOST_TOKENS]
     pieces = {int(v): str(p) for v, p in zip(value[::-1], columns["piece"][::-1])}
     made: dict[str, Rows] = {}
@@ -297,10 +297,15 @@ def _write_meters(system: OpenMoE, tape: Tape, found: Routing, passes: tuple[Any
         tape, "active_parameters", active / 1e6, "M per token", kind="cost", better="lower", provenance="derived", baseline=total / 1e6,
         baseline_name="all parameters",
     )  # fmt: skip
-    for row in cost_meters(served, served_slots(system, found, served)):
+    if limited is not None and free.loss.size:
+        _write_limited(tape, free, limited)
+    for row in served_meters(served, served_slots(system, found)):
         write_meter(tape, **row)
-    if limited is None or not free.loss.size:
-        return
+
+
+def _write_limited(tape: Tape, free: Pass, limited: Pass) -> None:
+    """Write what only the model with the limit inside can measure."""
+    assert limited.dropped is not None
     write_meter(
         tape, "dropped_in_the_model", limited.dropped.mean(), "share of choices, the limit in place", kind="cost", better="lower", baseline=0.0,
         baseline_name="no limit", samples=limited.dropped.size,
@@ -323,7 +328,7 @@ def parameters(model: Any, found: Routing) -> tuple[int, int]:
     return total, total - idle
 
 
-def served_slots(system: OpenMoE, found: Routing, served: dict[str, np.ndarray]) -> float:
+def served_slots(system: OpenMoE, found: Routing) -> float:
     """Return slots that are reserved, per choice (the padding of the paper's grouped products)."""
     _, _, text, kind = system._texts.flat()
     groups = analysis.groups_of(text, kind, system.group_size)
@@ -336,9 +341,10 @@ def slots_per_choice(groups: list[slice], experts: int, top_k: int, factor: floa
     return reserved / (top_k * sum(g.stop - g.start for g in groups))
 
 
-def cost_meters(served: dict[str, np.ndarray], slots: float) -> list[dict[str, Any]]:
-    """Return the meters that follow from the recorded candidates for any limit: drops, imbalance, padding."""
-    dropped, load = served["dropped"], served["load"]
+def served_meters(served: dict[str, np.ndarray], slots: float) -> list[dict[str, Any]]:
+    """Return the meters that follow from the recorded candidates for any limit: drops, imbalance, padding, weight that is kept."""
+    dropped, load, weight = served["dropped"], served["load"], served["weight"]
+    kept = float(weight[~dropped].sum(dtype=np.float64) / weight.sum(dtype=np.float64))
     imbalance = load.max(1) / load.mean(1)
     return [
         {"name": "drop_rate", "value": dropped.mean(), "unit": "share of choices, from recorded routing", "kind": "cost", "better": "lower", "baseline": 0.0,
@@ -347,6 +353,8 @@ def cost_meters(served: dict[str, np.ndarray], slots: float) -> list[dict[str, A
          "baseline_name": "even load", "provenance": "derived", "spread": (imbalance.min(), imbalance.max())},
         {"name": "slots", "value": slots, "unit": "x the choices, reserved", "kind": "cost", "better": "lower", "baseline": 1.0,
          "baseline_name": "no padding", "provenance": "derived"},
+        {"name": "kept_weight", "value": kept, "unit": "share of the routers' weight", "kind": "quality", "better": "higher", "baseline": 1.0,
+         "baseline_name": "no limit", "provenance": "derived", "samples": dropped.size},
     ]  # fmt: skip
 
 
@@ -456,7 +464,7 @@ def derive(system: OpenMoE, record: Record) -> Columns:
         "routing": old | served,
         "moe_layers": layers | _layer_columns(layers["layer"], layers["balance"], served),
         "curve/drops": drop_curves(facts, old, served["dropped"]),
-        "meters": _replaced(record, cost_meters(served, slots), moved),
+        "meters": _replaced(record, served_meters(served, slots), moved),
     }
     return made | {"attrs": {"routing": facts, "curve/drops": LABELS["curve/drops"]}}
 
@@ -481,7 +489,7 @@ def _replaced(record: Record, rows: list[dict[str, Any]], moved: bool) -> dict[s
                 at = names.index(name)
                 table["value"][at] = np.nan
                 table["provenance"][at] = "estimated"
-    for row in rows:
+    for row in (r for r in rows if r["name"] in names):
         at = names.index(row["name"])
         table["value"][at] = row["value"]
         table["low"][at], table["high"][at] = row.get("spread", (np.nan, np.nan))
