@@ -33,7 +33,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "g_search": {},
     "atp_llava": {},
     "openmoe": {},
-    "read_me": {},
+    "read_me": {"study": True, "windows": 4},
     "parallelbench": {"seed": 2},
     "bits_to_rounds": {"seed": 1},
 }
