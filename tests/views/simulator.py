@@ -14,6 +14,7 @@ from tests.views.diffusion_groups import groups as groups_of_diffusion
 from tests.views.pictures import groups as groups_of_pictures
 from tests.views.pictures import heads
 from tests.views.routing import groups as groups_of_routing
+from tests.views.serving import groups as groups_of_serving
 from workbench.record import Record
 
 WORDS = [
@@ -118,7 +119,7 @@ def record(seed: int = 4, steps: int = 12, branching: tuple[int, ...] = (3, 2, 1
     columns["attention"] = attention(seed)
     groups, attrs = curves(columns, seed)
     attrs["attention"] = {"tau": 0.9}
-    families = (groups_of_pictures, groups_of_diffusion, groups_of_routing)
+    families = (groups_of_pictures, groups_of_diffusion, groups_of_routing, groups_of_serving)
     for more, names in (heads(seed), *(groups_of(seed) for groups_of in families)):
         columns |= more
         attrs |= names
