@@ -23,7 +23,9 @@ from workbench.systems.routing import serving
 from workbench.systems.routing.read_me import TRAINED
 from workbench.systems.routing.serving import Machine, Requests, Rules, most_hits, serve, stream
 
-MACHINE = Machine(np.array([1, 4, 16, 64, 256]), np.array([5.0, 6, 9, 20, 60]), np.array([1.0, 1.5, 3, 8, 30]), np.array([4.0, 5, 6, 7]), 10)
+MACHINE = Machine(
+    np.array([1, 4, 16, 64, 256]), np.array([5.0, 6, 9, 20, 60]), np.array([1.0, 1.5, 3, 8, 30]), np.array([4.0, 5, 6, 7]), 10
+)
 
 
 def traffic(seed: int, count: int = 12, experts: int = 4, longest: int = 14, stay: float = 0.6) -> Requests:
@@ -111,7 +113,13 @@ def test_lru_and_lfu_against_plain_references_and_no_lookahead_is_lru() -> None:
 
 @pytest.mark.parametrize(
     ("policy", "ahead", "hits"),
-    [("lru", 0, "0000000000"), ("lfu", 0, "0000000000"), ("belady", 0, "0000000000"), ("belady", 1, "0001010101"), ("belady", 9, "0001010101")],
+    [
+        ("lru", 0, "0000000000"),
+        ("lfu", 0, "0000000000"),
+        ("belady", 0, "0000000000"),
+        ("belady", 1, "0001010101"),
+        ("belady", 9, "0001010101"),
+    ],
 )
 def test_a_cycle_of_three_in_two_slots(policy: str, ahead: int, hits: str) -> None:
     """0 1 2 0 1 2 ...: LRU never hits; seeing the next use is enough for the best, every second."""
@@ -157,8 +165,10 @@ def test_the_published_rows_are_those_of_even_draws_among_six() -> None:
     trace = np.random.default_rng(5).integers(0, 6, 20_000)
     reported = np.array(report.REPORTED["Belady, reported"]) / 100
     rows = [np.array([stream(trace, k, "belady", 6, lookahead=a)[0].mean() for k in range(2, 6)]) for a in (0, 1, 3, len(trace))]
-    assert (rows[0] < reported).all() and (reported < rows[3]).all()
-    assert (rows[1] < reported).any() and (rows[2] > reported).all()
+    assert (rows[0] < reported).all()
+    assert (reported < rows[3]).all()
+    assert (rows[1] < reported).any()
+    assert (rows[2] > reported).all()
 
 
 def test_more_lookahead_helps_on_average() -> None:
@@ -245,7 +255,10 @@ def test_with_one_expert_batches_by_expert_are_first_come() -> None:
 
 def test_batches_by_expert_hold_fewer_experts_when_there_is_a_choice() -> None:
     asked = traffic(4, count=60, longest=30, stay=0.8)
-    fewer = [serve(asked, MACHINE, Rules(batching=b, max_tokens=16, arrival_rate=500.0)).distinct.mean() for b in ("expert-aware", "fifo")]
+    fewer = [
+        serve(asked, MACHINE, Rules(batching=b, max_tokens=16, arrival_rate=500.0)).distinct.mean()
+        for b in ("expert-aware", "fifo")
+    ]
     assert fewer[0] < 0.8 * fewer[1]
 
 
@@ -262,7 +275,8 @@ def test_the_clock_of_a_single_request() -> None:
     load, compute = 60 / 4, 18 / 4  # of one layer; the first layer's load is waited for
     np.testing.assert_allclose(ahead.total_ms, [load + 3 * max(load, compute) + compute, 12.0])
     one_slot = serve(asked, machine, Rules(cache_size=1, arrival_rate=10.0, prefetch=False))
-    assert one_slot.hit.tolist() == [False, False, True] and one_slot.evicted.tolist() == [-1, 0, -1]
+    assert one_slot.hit.tolist() == [False, False, True]
+    assert one_slot.evicted.tolist() == [-1, 0, -1]
 
 
 @pytest.mark.parametrize("policy", serving.POLICIES)
@@ -319,7 +333,8 @@ def test_a_mask_keeps_the_largest_and_splits_into_shared_and_own() -> None:
         assert (np.where(chosen, means, np.inf).min(-1) >= np.where(chosen, -np.inf, means).max(-1)).all()
         shared = cut.permanent(chosen)
         own = chosen & ~shared[:, None]
-        assert ((own | shared[:, None]) == chosen).all() and not (own & shared[:, None]).any()
+        assert ((own | shared[:, None]) == chosen).all()
+        assert not (own & shared[:, None]).any()
         brute = [[[(a & b).sum() / (a | b).sum() for b in layer] for a in layer] for layer in chosen]
         np.testing.assert_allclose(cut.shared_share(chosen), brute)
 
@@ -389,10 +404,23 @@ def run() -> Record:
 
 
 def test_a_run_of_any_dense_model(run: Record) -> None:
-    assert {"traffic", "routing", "perplexity", "masks", "service", "loads", "batches", "uses", "strategies", "claims", "curve/keep"} <= set(run.groups)
+    assert {
+        "traffic",
+        "routing",
+        "perplexity",
+        "masks",
+        "service",
+        "loads",
+        "batches",
+        "uses",
+        "strategies",
+        "claims",
+        "curve/keep",
+    } <= set(run.groups)
     assert [str(n) for n in run["traffic"]["router"].values] == ["domain", "table", "random"]
     assert run["strategies"]["shown"].values.sum() == 1
-    assert run.meter("p95_latency")["provenance"] == "predicted" and run.meter("perplexity")["provenance"] == "measured"
+    assert run.meter("p95_latency")["provenance"] == "predicted"
+    assert run.meter("perplexity")["provenance"] == "measured"
     lengths = run["traffic"]["prompt"].values + run["traffic"]["output"].values
     assert run["batches"]["tokens"].values.sum() == lengths.sum() == run["routing"].sizes["token"]
     assert np.isfinite(run["meters"]["value"].values).all()
@@ -402,7 +430,14 @@ def test_a_run_of_any_dense_model(run: Record) -> None:
 def test_a_live_knob_serves_the_same_requests_as_a_new_run_would(run: Record) -> None:
     """Everything that is derived depends on the recorded requests and costs alone; a knob back is the record back."""
     system = get("read_me")(**QUICK, study=True)
-    for knobs in ({"policy": "lru"}, {"cache_size": 1}, {"batching": "fifo"}, {"router": "random"}, {"prefetch": False}, {"loading": "measured copy"}):
+    for knobs in (
+        {"policy": "lru"},
+        {"cache_size": 1},
+        {"batching": "fifo"},
+        {"router": "random"},
+        {"prefetch": False},
+        {"loading": "measured copy"},
+    ):
         system.set(**knobs)
         moved = system.rederive(run)
         assert not moved["batches"].equals(run["batches"]) or not moved["uses"].equals(run["uses"])
@@ -418,7 +453,8 @@ def test_all_neurons_kept_is_the_dense_model_exactly() -> None:
     values = {(str(k), str(r)): float(v) for k, r, v in zip(rows["kind"].values, rows["reader"].values, rows["value"].values)}
     for (kind, _), value in values.items():
         assert value == values[kind, "dense"]
-    assert (record["masks"]["permanent"].values == 1).all() and (record["loads"]["bytes"].values == 0).all()
+    assert (record["masks"]["permanent"].values == 1).all()
+    assert (record["loads"]["bytes"].values == 0).all()
     assert record.meter("active_parameters")["value"] == record.meter("active_parameters")["baseline"]
 
 
@@ -483,7 +519,9 @@ def test_a_mixture_is_no_dense_model_and_a_strange_knob_is_named() -> None:
     block = neurons.feed_forward(models.load("lab-target").model)[0]
     with pytest.raises(InputError, match="keeps 1 to"):
         cut.masks(np.zeros((1, 1, 4)), 0.05)
-    linear = type("Block", (), {"gate_proj": torch.nn.Linear(2, 2), "up_proj": block.up_proj, "down_proj": block.down_proj, "act_fn": None})
+    linear = type(
+        "Block", (), {"gate_proj": torch.nn.Linear(2, 2), "up_proj": block.up_proj, "down_proj": block.down_proj, "act_fn": None}
+    )
     with pytest.raises(ModelError, match="without offsets"):
         cut.extract(linear, np.ones(2, bool))
 

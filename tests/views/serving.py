@@ -17,7 +17,16 @@ READERS = ("dense", "learned", "domain", "table", "random", "another kind's", "r
 class Rules:
     """Stands for a system's live knobs."""
 
-    batching, policy, cache_size, lookahead, max_tokens, arrival_rate, prefetch, seed = "expert-aware", "belady", 2, 8, 16, 20.0, True, 0
+    batching, policy, cache_size, lookahead, max_tokens, arrival_rate, prefetch, seed = (
+        "expert-aware",
+        "belady",
+        2,
+        8,
+        16,
+        20.0,
+        True,
+        0,
+    )
 
 
 def requests(seed: int) -> serving.Requests:
@@ -39,7 +48,9 @@ def groups(seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     shown = serving.serve(requests(seed), machine, report.rules_of(Rules), keep_plans=True)  # type: ignore[arg-type]
     chosen = cut.masks(rng.random((LAYERS, 3, 40)), 0.5)
-    rows = [(k, r, *(v := 8.0 + i + 3 * j, v - 1, v + 1)) for i, k in enumerate((*KINDS, "all kinds")) for j, r in enumerate(READERS)]
+    rows = [
+        (k, r, *(v := 8.0 + i + 3 * j, v - 1, v + 1)) for i, k in enumerate((*KINDS, "all kinds")) for j, r in enumerate(READERS)
+    ]
     names = ("kind", "reader", "value", "low", "high")
     layers = np.arange(LAYERS)
     made: dict[str, Any] = {

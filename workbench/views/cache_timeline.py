@@ -49,9 +49,7 @@ def _chosen(record: Record, selected: Any) -> int | None:
     return int(selected) % size
 
 
-def draw(
-    record: Record, *, selected: Any = None, window: Window | None = None, theme: str = "light", title: str = ""
-) -> Spec:
+def draw(record: Record, *, selected: Any = None, window: Window | None = None, theme: str = "light", title: str = "") -> Spec:
     """Return the cache's content over the batches, what was hit and loaded, the queue, and where the time goes.
 
     Args:
@@ -68,21 +66,31 @@ def draw(
     step, expert, tokens, hit, evicted = columns(record, "uses", "step", "expert", "tokens", "hit", "evicted")
     inside = (step >= first) & (step < last)
     exact = last - first <= EXACT
-    for rows, name, meaning, symbol in ((inside & hit, "used, in the cache", "accepted", "circle"), (inside & ~hit, "loaded", "rejected", "x")):
+    for rows, name, meaning, symbol in (
+        (inside & hit, "used, in the cache", "accepted", "circle"),
+        (inside & ~hit, "loaded", "rejected", "x"),
+    ):
         if name == "used, in the cache" and not exact:
             continue
-        said = [f"{n} tokens{f', {names[e]} leaves' if e >= 0 else ''}" for n, e in zip(tokens[rows].tolist(), evicted[rows].tolist())]
+        said = [
+            f"{n} tokens{f', {names[e]} leaves' if e >= 0 else ''}" for n, e in zip(tokens[rows].tolist(), evicted[rows].tolist())
+        ]
         data.append({
             "type": "scatter", "mode": "markers", "name": name, "x": step[rows].tolist(), "y": expert[rows].tolist(), "customdata": expert[rows].tolist(), "text": said,
             "marker": {"symbol": symbol, "size": np.clip(3 + 1.1 * tokens[rows] ** 0.5, 4, 11).round(1).tolist() if exact else 4, "color": d.line(meaning)},
             "hovertemplate": f"batch %{{x}}, %{{y}} {name}: %{{text}}<extra></extra>",
         })  # fmt: skip
-    waiting, load, compute, total = (c[first:last] for c in columns(record, "batches", "waiting", "load_ms", "compute_ms", "total_ms"))
+    waiting, load, compute, total = (
+        c[first:last] for c in columns(record, "batches", "waiting", "load_ms", "compute_ms", "total_ms")
+    )
     data.append({
         "type": "bar", "x": x, "y": waiting.tolist(), "yaxis": "y2", "name": "waiting", "showlegend": False, "marker": house.solid(theme, "context") | {"line": {"width": 0}},
         "hovertemplate": "batch %{x}: %{y} known tokens wait<extra></extra>",
     })  # fmt: skip
-    for values, name, meaning in ((np.minimum(compute, total), "computing", "target"), (np.maximum(0, total - compute), "waiting for a load", "chosen")):
+    for values, name, meaning in (
+        (np.minimum(compute, total), "computing", "target"),
+        (np.maximum(0, total - compute), "waiting for a load", "chosen"),
+    ):
         data.append({
             "type": "bar", "x": x, "y": values.round(2).tolist(), "yaxis": "y3", "name": f"{name} (predicted)", "marker": house.hatch(theme, meaning) if exact else house.solid(theme, meaning) | {"line": {"width": 0}},
             "base": (compute if meaning == "chosen" else np.zeros(len(x))).round(2).tolist(), "customdata": load.round(2).tolist(),
@@ -108,7 +116,9 @@ def _rules(record: Record) -> str:
     if "batching" not in attrs:
         return "These rules"
     policy = {"lru": "LRU", "lfu": "LFU"}.get(str(attrs["policy"]), str(attrs["policy"]))
-    return f"{str(attrs['batching']).capitalize()} batches and {policy} with room for {plural(int(attrs['cache_size']), 'expert')}"
+    return (
+        f"{str(attrs['batching']).capitalize()} batches and {policy} with room for {plural(int(attrs['cache_size']), 'expert')}"
+    )
 
 
 def caption(record: Record, *, selected: Any = None, window: Window | None = None) -> str:
@@ -139,7 +149,9 @@ def say(record: Record, *, selected: Any = None, window: Window | None = None) -
     rows = []
     for b in range(first, min(last, first + 16)):
         used = [f"{names[e]}{'' if h else ' (loaded)'}" for e, h in zip(expert[step == b], hit[step == b])]
-        rows.append([str(b), str(tokens[b]), ", ".join(used), ", ".join(np.array(names)[resident[b]]), f"{total[b]:.0f}", str(waiting[b])])
+        rows.append(
+            [str(b), str(tokens[b]), ", ".join(used), ", ".join(np.array(names)[resident[b]]), f"{total[b]:.0f}", str(waiting[b])]
+        )
     head = ["batch", "tokens", "experts used", "in the cache after it", "ms", "waiting"]
     return caption(record, selected=selected, window=window) + "\n\n" + table(head, rows)
 

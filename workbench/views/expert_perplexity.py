@@ -63,9 +63,34 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
             "text": [[f"{v:.2g}" for v in row] for row in z], "texttemplate": "%{text}", "hovertemplate": "%{y}, expert of %{x}: %{text} times the dense perplexity<extra></extra>", "xgap": 1, "ygap": 1,
         })  # fmt: skip
         short = [r.removeprefix(ONLY) for r in alone]
-        layout["xaxis2"] = {"domain": [0.74, 1], "anchor": "y2", "tickvals": list(range(len(short))), "ticktext": short, "tickangle": -40, "showgrid": False, "title": {"text": "one expert for all tokens"}}
-        layout["yaxis2"] = {"anchor": "x2", "tickvals": list(range(len(rows))), "ticktext": rows, "range": [len(rows) - 0.5, -0.5], "showgrid": False}
-        layout["annotations"] = [{"text": "perplexity, times the dense model's", "x": 0.87, "y": 1.0, "xref": "paper", "yref": "paper", "yanchor": "bottom", "showarrow": False, "font": {"size": 12, "color": d.muted}}]
+        layout["xaxis2"] = {
+            "domain": [0.74, 1],
+            "anchor": "y2",
+            "tickvals": list(range(len(short))),
+            "ticktext": short,
+            "tickangle": -40,
+            "showgrid": False,
+            "title": {"text": "one expert for all tokens"},
+        }
+        layout["yaxis2"] = {
+            "anchor": "x2",
+            "tickvals": list(range(len(rows))),
+            "ticktext": rows,
+            "range": [len(rows) - 0.5, -0.5],
+            "showgrid": False,
+        }
+        layout["annotations"] = [
+            {
+                "text": "perplexity, times the dense model's",
+                "x": 0.87,
+                "y": 1.0,
+                "xref": "paper",
+                "yref": "paper",
+                "yanchor": "bottom",
+                "showarrow": False,
+                "font": {"size": 12, "color": d.muted},
+            }
+        ]
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "expert_perplexity"))
 
 

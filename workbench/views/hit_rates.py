@@ -43,7 +43,21 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
             "hovertemplate": f"{house.escape(said)}<br>%{{x:.0f}} experts: %{{y:.1%}}<extra></extra>",
         })  # fmt: skip
     size = record.group_attrs(GROUP).get("cache_size")
-    shapes = [] if size is None else [{"type": "line", "x0": int(size), "x1": int(size), "yref": "paper", "y0": 0, "y1": 1, "line": {"color": d.line("selected"), "width": 1.5, "dash": "dot"}}]
+    shapes = (
+        []
+        if size is None
+        else [
+            {
+                "type": "line",
+                "x0": int(size),
+                "x1": int(size),
+                "yref": "paper",
+                "y0": 0,
+                "y1": 1,
+                "line": {"color": d.line("selected"), "width": 1.5, "dash": "dot"},
+            }
+        ]
+    )
     most = int(max(curves.x))
     layout = {
         "height": 420, "showlegend": True, "shapes": shapes,
@@ -74,7 +88,10 @@ def say(record: Record) -> str:
     curves = Curves(record, GROUP)
     sizes = sorted(set(curves.x.tolist()))
     rows = [
-        [name + (", unverified" if "reported" in name else ""), *(f"{_at(curves, name, int(k)):.1%}" if k in curves[name][0] else "" for k in sizes)]
+        [
+            name + (", unverified" if "reported" in name else ""),
+            *(f"{_at(curves, name, int(k)):.1%}" if k in curves[name][0] else "" for k in sizes),
+        ]
         for name in _STYLE
         if name in curves.names
     ]

@@ -31,8 +31,24 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     attrs = record.group_attrs(GROUP)
     dense, keep = float(attrs["dense"]), float(attrs["keep"])
     shapes = [
-        {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": dense, "y1": dense, "line": {"color": d.line("target"), "width": 1.5, "dash": "dash"}},
-        {"type": "line", "x0": keep, "x1": keep, "yref": "paper", "y0": 0, "y1": 1, "line": {"color": d.line("selected"), "width": 1.5, "dash": "dot"}},
+        {
+            "type": "line",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": dense,
+            "y1": dense,
+            "line": {"color": d.line("target"), "width": 1.5, "dash": "dash"},
+        },
+        {
+            "type": "line",
+            "x0": keep,
+            "x1": keep,
+            "yref": "paper",
+            "y0": 0,
+            "y1": 1,
+            "line": {"color": d.line("selected"), "width": 1.5, "dash": "dot"},
+        },
     ]
     layout = {
         "height": 400, "showlegend": True, "shapes": shapes, "xaxis": {"range": [0.2, 1.02], "tickformat": ".0%", "title": {"text": curves.label("x")}},
@@ -58,7 +74,9 @@ def caption(record: Record) -> str:
 def say(record: Record) -> str:
     """Return the sentence and every point."""
     curves = Curves(record, GROUP)
-    rows = [[name, f"{x:.1%}", house.number(y)] for name in curves.names for x, y, _, _ in sorted(zip(*curves[name], strict=True))]
+    rows = [
+        [name, f"{x:.1%}", house.number(y)] for name in curves.names for x, y, _, _ in sorted(zip(*curves[name], strict=True))
+    ]
     return caption(record) + "\n\n" + table(["neurons", "kept", "perplexity"], rows)
 
 

@@ -56,7 +56,10 @@ def say(record: Record) -> str:
     """Return the sentence and the shares of every layer."""
     curves = Curves(record, GROUP)
     layers = curves[curves.names[0]][0]
-    rows = [[f"{at:.0f}", *(f"{curves[n][1][curves[n][0] == at][0]:.0%}" if (curves[n][0] == at).any() else "" for n in curves.names)] for at in layers]
+    rows = [
+        [f"{at:.0f}", *(f"{curves[n][1][curves[n][0] == at][0]:.0%}" if (curves[n][0] == at).any() else "" for n in curves.names)]
+        for at in layers
+    ]
     return caption(record) + "\n\n" + table(["layer", *curves.names], rows)
 
 

@@ -13,13 +13,19 @@ from workbench.views.common import Spec, columns, error_bars, revision, table, t
 if TYPE_CHECKING:
     from workbench.record import Record
 
-_LINES = (("rest_ms", "all but feed-forward", "context", "dot", "square"), ("dense_ms", "dense feed-forward", "target", "dash", "circle"), ("expert_ms", "one expert", "accepted", "solid", "diamond"))
+_LINES = (
+    ("rest_ms", "all but feed-forward", "context", "dot", "square"),
+    ("dense_ms", "dense feed-forward", "target", "dash", "circle"),
+    ("expert_ms", "one expert", "accepted", "solid", "diamond"),
+)
 
 
 def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     """Return two bars an expert (copied here, from the simulated store) and the measured milliseconds by tokens."""
     d, names = house.design(theme), [house.escape(n, quote=False) for n in texts(record, "loads", "name")]
-    size, copied, low, high, simulated = columns(record, "loads", "bytes", "copied_ms", "copied_low", "copied_high", "simulated_ms")
+    size, copied, low, high, simulated = columns(
+        record, "loads", "bytes", "copied_ms", "copied_low", "copied_high", "simulated_ms"
+    )
     at, mb = np.arange(len(names)), (size / 1e6).round(1).tolist()
     bandwidth = float(record.group_attrs("loads").get("bandwidth", np.nan))
     data: list[Spec] = [
@@ -61,9 +67,18 @@ def say(record: Record) -> str:
         [str(n), f"{b / 1e6:.1f}", f"{c:.2f}", f"{s:.2f}"]
         for n, b, c, s in zip(texts(record, "loads", "name"), *columns(record, "loads", "bytes", "copied_ms", "simulated_ms"))
     ]
-    times = [[str(t), *(f"{v:.2f}" for v in row)] for t, *row in zip(*columns(record, "service", "tokens", "rest_ms", "dense_ms", "expert_ms"))]
+    times = [
+        [str(t), *(f"{v:.2f}" for v in row)]
+        for t, *row in zip(*columns(record, "service", "tokens", "rest_ms", "dense_ms", "expert_ms"))
+    ]
     first = table(["expert", "MB", "copied ms, measured", "store ms, predicted"], loads)
-    return caption(record) + "\n\n" + first + "\n\n" + table(["tokens", "all but feed-forward ms", "dense feed-forward ms", "one expert ms"], times)
+    return (
+        caption(record)
+        + "\n\n"
+        + first
+        + "\n\n"
+        + table(["tokens", "all but feed-forward ms", "dense feed-forward ms", "one expert ms"], times)
+    )
 
 
 VIEW = View(

@@ -14,8 +14,17 @@ from workbench.views.routing_grid import words
 if TYPE_CHECKING:
     from workbench.record import Record
 
-_POLICY = {"lru": ("LRU", "target"), "lfu": ("LFU", "proposed"), "belady": ("Belady", "accepted"), "random": ("random", "rejected")}
-_POINT = (("p50_ms", "median", "circle", 9), ("p95_ms", "95th percentile", "diamond", 10), ("p99_ms", "99th percentile", "line-ns", 14))
+_POLICY = {
+    "lru": ("LRU", "target"),
+    "lfu": ("LFU", "proposed"),
+    "belady": ("Belady", "accepted"),
+    "random": ("random", "rejected"),
+}
+_POINT = (
+    ("p50_ms", "median", "circle", 9),
+    ("p95_ms", "95th percentile", "diamond", 10),
+    ("p99_ms", "99th percentile", "line-ns", 14),
+)
 
 
 def _rows(record: Record) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -67,7 +76,9 @@ def caption(record: Record) -> str:
     best, worst = int(p95.argmin()), int(p95.argmax())
     label = lambda r: f"{batching[r]} batches with {_POLICY[str(policy[r])][0]}"  # noqa: E731
     if p95[worst] < 1.02 * p95[best]:
-        return f"The rules hardly matter here: a 95th percentile of {p95[best] / 1e3:.2f} to {p95[worst] / 1e3:.2f} s (predicted)."
+        return (
+            f"The rules hardly matter here: a 95th percentile of {p95[best] / 1e3:.2f} to {p95[worst] / 1e3:.2f} s (predicted)."
+        )
     text = f"Of these rules, {label(best)} give the least 95th percentile of latency: {p95[best] / 1e3:.2f} s (predicted), {words(rate[best])} of the uses hit; {label(worst)} the most, {p95[worst] / 1e3:.2f} s."
     shown = np.flatnonzero(record.column("strategies", "shown"))
     return text if not len(shown) or shown[0] in {best, worst} else f"{text} On show: {p95[shown[0]] / 1e3:.2f} s."
@@ -81,7 +92,19 @@ def say(record: Record) -> str:
     rows = []
     for r in range(len(batching)):
         p50, p95, p99, first, hit, distinct, moved = (float(v[r]) for v in values)
-        rows.append([batching[r], _POLICY[str(policy[r])][0], f"{p50:.0f}", f"{p95:.0f}", f"{p99:.0f}", f"{first:.0f}", f"{hit:.1%}", f"{distinct:.2f}", f"{moved / 1e6:.2f}"])
+        rows.append(
+            [
+                batching[r],
+                _POLICY[str(policy[r])][0],
+                f"{p50:.0f}",
+                f"{p95:.0f}",
+                f"{p99:.0f}",
+                f"{first:.0f}",
+                f"{hit:.1%}",
+                f"{distinct:.2f}",
+                f"{moved / 1e6:.2f}",
+            ]
+        )
     head = ["batches", "cache", "p50 ms", "p95 ms", "p99 ms", "first token ms", "hits", "experts a batch", "MB / token"]
     return caption(record) + "\n\n" + table(head, rows)
 

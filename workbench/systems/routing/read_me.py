@@ -94,7 +94,9 @@ class ReadMe(System):
     year = 2024
     arxiv = "2410.19123"
     family = "routing"
-    asks = "If the experts of all layers are known before the model runs, what can serving do with that, and what did the cut cost?"
+    asks = (
+        "If the experts of all layers are known before the model runs, what can serving do with that, and what did the cut cost?"
+    )
     shows = (
         "cache_timeline", "hit_rates", "serving_latency", "expert_perplexity", "keep_curve", "mask_overlap", "layer_choice", "routed_text",
         "routing_map", "load_times", "expert_load", "spikiness", "expert_card", "claims",
@@ -110,7 +112,9 @@ class ReadMe(System):
     )
 
     model = knob(ModelName, "smollm2-135m", names=("smollm2-135m",), doc="A dense model with gated feed-forward layers, by name.")
-    experts = knob(param.Integer, len(KINDS), bounds=(2, len(KINDS)), symbol="N", unit="experts", doc="Kinds of text, one expert each.")
+    experts = knob(
+        param.Integer, len(KINDS), bounds=(2, len(KINDS)), symbol="N", unit="experts", doc="Kinds of text, one expert each."
+    )
     keep = knob(
         param.Number, 0.5, bounds=(0.05, 1.0), step=0.05, symbol="r",
         doc="Share of the neurons of every feed-forward layer that an expert keeps.",
@@ -119,7 +123,9 @@ class ReadMe(System):
         param.Selector, "learned", objects=list(ROUTERS), live=True,
         doc="Who names the expert: the trained router, the text's true kind, a table of token ids, or chance.",
     )  # fmt: skip
-    cache_size = knob(param.Integer, 3, bounds=(1, len(KINDS)), live=True, symbol="k", unit="experts", doc="Experts that fit in fast memory.")
+    cache_size = knob(
+        param.Integer, 3, bounds=(1, len(KINDS)), live=True, symbol="k", unit="experts", doc="Experts that fit in fast memory."
+    )
     policy = knob(
         param.Selector, "belady", objects=list(serving.POLICIES), live=True,
         doc="Who leaves a full cache: used longest ago, least often, needed last by what the queue tells, or anyone.",
@@ -135,7 +141,13 @@ class ReadMe(System):
     max_tokens = knob(param.Integer, 64, bounds=(16, 256), live=True, unit="tokens", symbol="MaxTokenLen", doc="Room of a batch.")
     prefetch = knob(param.Boolean, True, live=True, doc="Load the next layer's part of an expert while this layer computes.")
     arrival_rate = knob(
-        param.Number, 6.0, bounds=(0.5, 50.0), step=0.5, live=True, unit="requests/s", doc="Requests that arrive, mean (gaps are exponential)."
+        param.Number,
+        6.0,
+        bounds=(0.5, 50.0),
+        step=0.5,
+        live=True,
+        unit="requests/s",
+        doc="Requests that arrive, mean (gaps are exponential).",
     )
     bandwidth = knob(
         param.Number, 1.0, bounds=(0.1, 50.0), step=0.1, live=True, unit="GB/s",
@@ -146,7 +158,9 @@ class ReadMe(System):
         doc="Seconds of a load: bytes over the bandwidth, or what copying the expert in memory took here.",
     )  # fmt: skip
     requests = knob(param.Integer, 48, bounds=(4, 256), unit="requests", advanced=True, doc="Requests that are served.")
-    windows = knob(param.Integer, 2, bounds=(1, 16), unit="texts", advanced=True, doc="Held-out texts of each kind that are read.")
+    windows = knob(
+        param.Integer, 2, bounds=(1, 16), unit="texts", advanced=True, doc="Held-out texts of each kind that are read."
+    )
     length = knob(param.Integer, 128, bounds=(8, 1024), unit="tokens", advanced=True, doc="Tokens of each text.")
     study = knob(param.Boolean, False, advanced=True, doc="Also read with each single expert, and at other shares of neurons.")
 
@@ -218,7 +232,9 @@ class ReadMe(System):
 
     # ---- reading with experts ---------------------------------------------------------------------------------------------------
 
-    def read(self, ids: np.ndarray, mask: Any | None, choice: np.ndarray | None, watch: Callable[[int, int, Any], None] | None = None) -> np.ndarray:
+    def read(
+        self, ids: np.ndarray, mask: Any | None, choice: np.ndarray | None, watch: Callable[[int, int, Any], None] | None = None
+    ) -> np.ndarray:
         """Return the loss of every next token, (B, T - 1) nats, with each token's neurons outside its expert silent.
 
         Args:

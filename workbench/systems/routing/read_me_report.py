@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +11,8 @@ from workbench.errors import InputError, expected
 from workbench.meters import wilson, write_meter
 from workbench.record import Record
 from workbench.system import Columns
-from workbench.systems.routing import analysis, serving
 from workbench.systems.routing import experts as cut
+from workbench.systems.routing import serving
 from workbench.systems.routing.openmoe_report import curve, groupings, joined
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _layer_curves(system: ReadMe, reading: Reading) -> list[Rows]:
     name, choice = _gate(system)
     layers = np.arange(len(own))
     share = [_over_texts(o == choice) for o in own]
-    before = [_over_texts(a == b) for a, b in zip(own, own[1:])]
+    before = [_over_texts(a == b) for a, b in itertools.pairwise(own)]
     common = [float(np.bincount(o.ravel().astype(np.int64)).max() / o.size) for o in own]
     return [
         curve(f"the {name} router's choice", layers, *np.array(share).T),
@@ -258,7 +259,16 @@ def _ratio(claim: str, losses: dict[str, np.ndarray], worse: str, better: str, w
     measure = f"perplexity with {readers.get(worse, worse)} over that with {readers.get(better, better)}"
     if within is None:
         return claim, f"{measure} (holds above 1)", value, low, high, 1.0, "equally good", _verdict(low > 1, high < 1)
-    return claim, f"{measure} (holds up to {within})", value, low, high, 1.0, "equally good", _verdict(high < within, low > within)
+    return (
+        claim,
+        f"{measure} (holds up to {within})",
+        value,
+        low,
+        high,
+        1.0,
+        "equally good",
+        _verdict(high < within, low > within),
+    )
 
 
 # ---- serving: what the live knobs change --------------------------------------------------------------------------------------
@@ -275,13 +285,19 @@ def requests_of(record: Record, router: str) -> serving.Requests:
         raise InputError(expected("router", f"one of {', '.join(names)} (those of this run)", repr(router)))
     prompt, output = (record.column("traffic", n).astype(np.int64) for n in ("prompt", "output"))
     expert = np.zeros((len(prompt), int((prompt + output).max())), np.int64)
-    expert[record.column("routing", "text"), record.column("routing", "position")] = record.column("traffic", "choice")[names.index(router)]
+    expert[record.column("routing", "text"), record.column("routing", "position")] = record.column("traffic", "choice")[
+        names.index(router)
+    ]
     return serving.Requests(expert, prompt, prompt + output, record.column("traffic", "gap"))
 
 
 def machine_of(record: Record, loading: str, bandwidth: float) -> serving.Machine:
     """Return the measured costs of the run, with loads as measured copies or as bytes over a bandwidth (GB/s)."""
-    load = record.column("loads", "copied_ms") if loading == "measured copy" else _simulated(record.column("loads", "bytes"), bandwidth)
+    load = (
+        record.column("loads", "copied_ms")
+        if loading == "measured copy"
+        else _simulated(record.column("loads", "bytes"), bandwidth)
+    )
     sizes, rest, expert = (record.column("service", n) for n in ("tokens", "rest_ms", "expert_ms"))
     return serving.Machine(sizes, rest, expert, load, int(record.group_attrs("service")["layers"]))
 
@@ -315,13 +331,18 @@ def derive(system: ReadMe, record: Record) -> Columns:
     meters = _served_meters(shown, plain, size)
     made["meters"] = _replaced(record, [*meters, _read_meter(record, system.router)])
     made["claims"] = _with_claims(record, _served_claims(system, rivals))
-    made["loads"] = {n: record.column("loads", n) for n in record.variables("loads")} | {"simulated_ms": _simulated(size, system.bandwidth)}
+    made["loads"] = {n: record.column("loads", n) for n in record.variables("loads")} | {
+        "simulated_ms": _simulated(size, system.bandwidth)
+    }
     facts = dict(record.group_attrs("routing"))
     if facts["router"] != system.router:
         columns = {n: record.column("routing", n) for n in record.variables("routing")}
         choice = record.column("traffic", "choice")[[str(n) for n in record.column("traffic", "router")].index(system.router)]
         made |= _routed(columns, choice, experts)
-    rules = {n: getattr(system, n) for n in ("batching", "policy", "cache_size", "lookahead", "max_tokens", "arrival_rate", "prefetch", "router")}
+    rules = {
+        n: getattr(system, n)
+        for n in ("batching", "policy", "cache_size", "lookahead", "max_tokens", "arrival_rate", "prefetch", "router")
+    }
     attrs = {
         "routing": facts | {"router": system.router}, "batches": rules | {"names": list(facts["names"])}, "strategies": rules,
         "curve/hit_rate": LABELS["curve/hit_rate"] | rules, "loads": {"bandwidth": float(system.bandwidth), "loading": system.loading},
@@ -347,7 +368,14 @@ def _summary(served: serving.Served, size: np.ndarray) -> tuple[float, ...]:
     late = served.latency_ms
     moved = size[served.use_expert[~served.hit]].sum() / served.tokens.sum()
     first = float((served.first_ms - served.arrival_ms).mean())
-    return (served.hit_rate, float(late.mean()), *np.percentile(late, [50, 95, 99]).tolist(), first, float(served.distinct.mean()), float(moved))
+    return (
+        served.hit_rate,
+        float(late.mean()),
+        *np.percentile(late, [50, 95, 99]).tolist(),
+        first,
+        float(served.distinct.mean()),
+        float(moved),
+    )
 
 
 def _strategies(system: ReadMe, rivals: dict[tuple[str, str], serving.Served], size: np.ndarray) -> Rows:
@@ -362,7 +390,9 @@ def hit_curves(served: serving.Served, experts: int, lookahead: int, seed: int) 
     for name, policy in (("Belady, as far as the queue tells", "belady"), ("LRU", "lru"), ("LFU", "lfu"), ("random", "random")):
         rate = [serving.replay(served, int(k), policy, lookahead, experts, seed).mean() for k in sizes]
         found.append(curve(name, sizes, rate))
-    found.append(curve("the most any cache can hit", sizes, [serving.most_hits(uses, int(k), experts) / len(uses) for k in sizes]))
+    found.append(
+        curve("the most any cache can hit", sizes, [serving.most_hits(uses, int(k), experts) / len(uses) for k in sizes])
+    )
     found.append(curve("even independent draws, LRU", sizes, sizes / experts))
     return found + [curve(name, np.arange(2, 6), np.array(values) / 100) for name, values in REPORTED.items()]
 
@@ -433,4 +463,7 @@ def _with_claims(record: Record, rows: list[tuple[Any, ...]]) -> Rows:
     """Return the run's claims followed by those of serving."""
     fresh, old = _table(rows), {n: record.column("claims", n) for n in record.variables("claims")}
     stays = ~np.isin(np.array([str(c) for c in old["claim"]]), fresh["claim"])
-    return {n: np.concatenate([np.array([str(v) for v in old[n]])[stays] if fresh[n].dtype.kind == "U" else old[n][stays], fresh[n]]) for n in CLAIM}
+    return {
+        n: np.concatenate([np.array([str(v) for v in old[n]])[stays] if fresh[n].dtype.kind == "U" else old[n][stays], fresh[n]])
+        for n in CLAIM
+    }
