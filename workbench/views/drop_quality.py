@@ -38,7 +38,7 @@ def caption(record: Record) -> str:
         told = (
             "one text, no interval"
             if half < 0
-            else f"± {half:.3f}, " + ("not told from zero" if abs(mean) <= half else "more than chance")
+            else f"± {half:.3f}, " + ("not told from zero" if abs(mean) <= half else "told from zero")
         )
         parts.append(f"{name}: {mean:+.3f} nats a token ({told})")
     return "What the limit adds to the loss, mean over positions; " + "; ".join(parts) + "."

@@ -50,9 +50,9 @@ def draw(record: Record, *, selected: Any = None, theme: str = "light", title: s
     imbalance = record.column("moe_layers", "imbalance")
     layout = {
         "height": int(np.clip(46 * layers + 130, 240, 560)), "shapes": frame, "bargap": 0.35,
-        "xaxis": {"domain": [0, 0.62], "title": {"text": "expert"}, "showgrid": False, "dtick": 1 if size <= 16 else 8},
-        "xaxis2": {"domain": [0.67, 0.82], "title": {"text": "busiest over mean"}, "range": [0, max(2.0, float(np.ceil(imbalance.max())))], "nticks": 4},
-        "xaxis3": {"domain": [0.86, 1], "title": {"text": "dropped"}, "range": [0, 1], "tickformat": ".0%", "nticks": 3},
+        "xaxis": {"domain": [0, 0.56], "title": {"text": "expert"}, "showgrid": False, "dtick": 1 if size <= 16 else 8},
+        "xaxis2": {"domain": [0.62, 0.78], "title": {"text": "busiest over mean"}, "range": [0, max(2.0, float(np.ceil(imbalance.max())))], "nticks": 4},
+        "xaxis3": {"domain": [0.87, 1], "title": {"text": "dropped"}, "range": [0, 1], "tickformat": ".0%", "nticks": 3},
         "yaxis": {"range": [-0.5, layers - 0.5], "showgrid": False, **({"tickvals": rows, "ticktext": names} if layers <= 16 else {"title": {"text": "layer with experts"}})},
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "expert_load"))

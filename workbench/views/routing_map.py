@@ -39,7 +39,7 @@ def draw(
             "type": "rect", "x0": first - 0.5, "x1": last - 0.5, "y0": chosen[1] - 0.5, "y1": chosen[1] + 0.5, "line": {"color": d.line("selected"), "width": 3},
         })  # fmt: skip
     layout = {
-        "height": int(np.clip(28 * size + 230, 360, 640)), "meta": {"zoom": True}, "dragmode": "zoom", "shapes": lines, "annotations": names,
+        "height": int(np.clip(46 * size + 190, 420, 720)), "meta": {"zoom": True}, "dragmode": "zoom", "shapes": lines, "annotations": names,
         "margin": {"t": 34}, "bargap": 0,
         "xaxis": {"anchor": "y2", "range": [first - 0.5, last - 0.5], "showgrid": False, "title": {"text": "token, text after text"}} | (_words(record, first, last) if last - first <= 44 else {}),
         "yaxis": {"range": [size - 0.5, -0.5], "domain": [0.24, 1], "showgrid": False, "title": {"text": "expert"}, "fixedrange": True, "dtick": 1 if size <= 16 else 8},
@@ -134,13 +134,13 @@ def caption(record: Record, *, step: int = 0, selected: Any = None, window: Wind
         f"{words(float(dropped.mean()))} of the choices find no slot."
     )
     chosen = grid.chosen_expert(record, selected)
-    if chosen is not None and chosen[0] != layer:
-        mine = grid.held(record, selected, first, last)
-        spread = np.bincount(record.column("routing", "expert")[layer, first:last][mine].ravel(), minlength=len(mean))
-        return (
-            text
-            + f" Pink: tokens of expert {chosen[1]} of {grid.named(record, chosen[0])}; here most of their choices fall on expert {int(spread.argmax())}."
-        )
+    mine = grid.held(record, selected, first, last)
+    if chosen is not None and mine is not None:
+        text += f" Pink: the tokens of expert {chosen[1]} of {grid.named(record, chosen[0])}, {words(float(mine.mean()))} of all"
+        if chosen[0] != layer and mine.any():
+            spread = np.bincount(record.column("routing", "expert")[layer, first:last][mine].ravel(), minlength=len(mean))
+            text += f"; here most of their choices fall on expert {int(spread.argmax())}"
+        return text + "."
     if chosen is None and window is None:
         text += " Drag over a stretch to see single tokens; click a row to follow its expert."
     return text
