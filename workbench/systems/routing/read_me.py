@@ -336,8 +336,8 @@ class ReadMe(System):
                 for name, timing in interleaved({"whole": whole, "dense": dense, "expert": expert}, repeats=5, warmup=1).items():
                     found[name][size] = timing
         copies, sizes = self._time_copies(tape, blocks, chosen)
-        gate, ids = self._gate, self._texts.reshape(-1)[None, :256]
-        router = None if gate is None else measure(lambda: gate.choose(ids), repeats=5)
+        gate, row = self._gate, np.resize(self._texts, (1, 256))
+        router = None if gate is None else measure(lambda: gate.choose(row), repeats=5)
         return Costs(found["whole"], found["dense"], found["expert"], copies, sizes, router)
 
     def _time_copies(self, tape: NullTape, blocks: list[Any], chosen: np.ndarray) -> tuple[list[Timing], list[int]]:

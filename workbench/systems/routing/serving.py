@@ -14,7 +14,7 @@ token waits.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -131,16 +131,16 @@ def serve(requests: Requests, machine: Machine, rules: Rules, keep_plans: bool =
     plans, planned = np.full((most if keep_plans else 1, MOST_AHEAD), -1, np.int8), np.zeros(most, np.int64)
     uses = [np.zeros(most, np.int64) for _ in range(3)] + [np.zeros(most, np.bool_), np.zeros(most, np.int64)]
     first, finish, counts = np.full(count, -1.0), np.zeros(count), np.zeros(2, np.int64)
-    loops.simulate(
+    simulate: Any = loops.simulate
+    simulate(
         requests.expert.astype(np.int64), requests.run_end, requests.prompt.astype(np.int64), requests.length.astype(np.int64), arrival,
         experts, rules.max_tokens, BATCHINGS.index(rules.batching), rules.cache_size, POLICIES.index(rules.policy), rules.lookahead, rules.seed + 1,
         machine.sizes.astype(np.float64), machine.rest_ms, machine.expert_ms, machine.load_ms.astype(np.float64), machine.layers, rules.prefetch,
         keep_plans, *times, *whole, resident, plans, planned, *uses, first, finish, counts,
     )  # fmt: skip
     b, u = int(counts[0]), int(counts[1])
-    return Served(
-        *(t[:b] for t in times), *(w[:b] for w in whole), resident[:b], plans[:b], planned[:b], *(x[:u] for x in uses), arrival, first, finish
-    )  # fmt: skip
+    of_batches = [*times, *whole, resident, plans, planned]
+    return Served._make([a[:b] for a in of_batches] + [a[:u] for a in uses] + [arrival, first, finish])
 
 
 def replay(served: Served, cache_size: int, policy: str, lookahead: int, experts: int, seed: int = 0) -> np.ndarray:
