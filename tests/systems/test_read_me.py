@@ -284,9 +284,9 @@ def test_the_clock_of_a_single_request() -> None:
 def test_a_replay_of_the_same_cache_gives_the_same_hits(policy: str, batching: str) -> None:
     """Two ways through the code: the cache inside the clock, and the cache over what was written down."""
     for seed in range(4):
-        rules = Rules(batching=batching, policy=policy, cache_size=2, lookahead=6, max_tokens=12, arrival_rate=40.0, seed=seed)
+        rules = Rules(batching, policy, 2, lookahead=6, max_tokens=12, arrival_rate=40.0, at_hand_first=seed > 1, seed=seed)
         served = serve(traffic(seed, count=20), MACHINE, rules, keep_plans=True)
-        np.testing.assert_array_equal(serving.replay(served, 2, policy, 6, 4, seed), served.hit)
+        np.testing.assert_array_equal(serving.replay(served, rules, 4), served.hit)
         assert 0 < served.hit.sum() < len(served.hit)
 
 
@@ -294,7 +294,7 @@ def test_plans_hold_what_is_queued_and_nothing_else() -> None:
     """All requests are there from the start and generate nothing: the plan is the truth. What is generated later is not in it."""
     asked = traffic(6, count=16)
     still = Requests(asked.expert, asked.length, asked.length, asked.gap * 0)
-    served = serve(still, MACHINE, Rules(max_tokens=10, cache_size=2), keep_plans=True)
+    served = serve(still, MACHINE, Rules(max_tokens=10, cache_size=2, at_hand_first=False), keep_plans=True)
     for b in range(len(served.tokens)):
         later = served.use_expert[served.use_batch > b][: serving.MOST_AHEAD]
         assert served.plans[b, : served.planned[b]].tolist() == later.tolist()
@@ -302,15 +302,46 @@ def test_plans_hold_what_is_queued_and_nothing_else() -> None:
     assert serve(lonely, MACHINE, Rules(cache_size=2), keep_plans=True).planned.tolist() == [0] * 6
 
 
-def test_no_policy_beats_the_bound_and_a_cache_for_all_misses_once() -> None:
-    served = serve(traffic(9, count=40, longest=25), MACHINE, Rules(max_tokens=16, arrival_rate=100.0), keep_plans=True)
-    rows = report.joined(report.hit_curves(served, 4, 16, 0))
+@pytest.mark.parametrize("at_hand", [False, True])
+def test_no_policy_beats_the_bound_and_a_cache_for_all_misses_once(at_hand: bool) -> None:
+    rules = Rules(max_tokens=16, arrival_rate=100.0, at_hand_first=at_hand)
+    served = serve(traffic(9, count=40, longest=25), MACHINE, rules, keep_plans=True)
+    rows = report.joined(report.hit_curves(served, rules, 4))
     rate = {n: rows["y"][rows["curve"] == n] for n in dict.fromkeys(rows["curve"])}
     bound = rate["the most any cache can hit"]
     for name in ("Belady, as far as the queue tells", "LRU", "LFU", "random"):
         assert (rate[name] <= bound + 1e-12).all()
         assert rate[name][-1] == bound[-1] == 1 - 4 / len(served.use_expert)
     assert rate["Belady, as far as the queue tells"].mean() > rate["LRU"].mean()
+
+
+def best_of_batches(batches: list[set[int]], slots: int) -> int:
+    """Return the most hits if a batch takes its experts in any order and any `slots` of what was there or needed may stay: all of it tried."""
+    states: dict[frozenset[int], int] = {frozenset(): 0}
+    for batch in batches:
+        following: dict[frozenset[int], int] = {}
+        for held, hits in states.items():
+            pool = sorted(held | batch)
+            for kept in itertools.combinations(pool, min(slots, len(pool))):
+                state, score = frozenset(kept), hits + len(held & batch)
+                following[state] = max(following.get(state, -1), score)
+        states = following
+    return max(states.values())
+
+
+def test_the_bound_of_batches_is_the_best_of_all_caches_and_at_hand_first_serves_what_is_there() -> None:
+    rng = np.random.default_rng(6)
+    for _ in range(150):
+        batches = [set(rng.choice(5, int(rng.integers(1, 5)), replace=False).tolist()) for _ in range(int(rng.integers(1, 8)))]
+        uses = np.array([e for batch in batches for e in batch])
+        batch = np.repeat(np.arange(len(batches)), [len(b) for b in batches])
+        for slots in (1, 2, 3):
+            assert most_hits(uses, slots, 5, batch) == best_of_batches(batches, slots)
+    served = serve(traffic(2, count=30), MACHINE, Rules(max_tokens=12, cache_size=2, arrival_rate=60.0))
+    before = np.vstack([np.zeros((1, 4), bool), served.resident[:-1]])
+    for b in range(len(served.tokens)):
+        mine = served.use_batch == b
+        assert served.hit[mine].sum() == before[b][served.use_expert[mine]].sum()
 
 
 # ---- experts cut out of dense layers ---------------------------------------------------------------------------------------------

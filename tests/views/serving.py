@@ -17,7 +17,7 @@ READERS = ("dense", "learned", "domain", "table", "random", "another kind's", "r
 class Rules:
     """Stands for a system's live knobs."""
 
-    batching, policy, cache_size, lookahead, max_tokens, arrival_rate, prefetch, seed = (
+    batching, policy, cache_size, lookahead, max_tokens, arrival_rate, prefetch, at_hand_first, seed = (
         "expert-aware",
         "belady",
         2,
@@ -57,7 +57,7 @@ def groups(seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         "batches": report._batches(shown),
         "uses": report._uses(shown),
         "strategies": report._strategies(Rules, rivals, size),  # type: ignore[arg-type]
-        "curve/hit_rate": report.joined(report.hit_curves(shown, 3, 8, seed)),
+        "curve/hit_rate": report.joined(report.hit_curves(shown, report.rules_of(Rules), 3)),
         "perplexity": {n: np.array([r[i] for r in rows]) for i, n in enumerate(names)},
         "curve/keep": report.joined([
             report.curve(name, np.array([0.25, 0.5, 1.0]), np.array(y), np.array(y) - 1, np.array(y) + 1)

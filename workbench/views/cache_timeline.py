@@ -115,7 +115,9 @@ def _rules(record: Record) -> str:
     attrs = record.group_attrs("batches")
     if "batching" not in attrs:
         return "These rules"
-    policy = {"lru": "LRU", "lfu": "LFU"}.get(str(attrs["policy"]), str(attrs["policy"]))
+    policy = {"lru": "LRU", "lfu": "LFU", "belady": "Belady", "random": "random eviction"}.get(
+        str(attrs["policy"]), str(attrs["policy"])
+    )
     return (
         f"{str(attrs['batching']).capitalize()} batches and {policy} with room for {plural(int(attrs['cache_size']), 'expert')}"
     )

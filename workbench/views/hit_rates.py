@@ -104,7 +104,7 @@ VIEW = View(
     question="How many experts must fit, and who should leave?",
     reading=(
         "The very uses of experts that the batches on show make, served again from caches of every size. Green: Belady's rule, which evicts what the queued tokens need last and knows nothing of tokens that "
-        "are not there yet; blue, light blue and red: rules that know no future; orange: the whole future known, which no server has. The dotted grey line is what LRU hits on even independent draws: k/N. "
+        "are not there yet; blue, light blue and red: rules that know no future; orange: the whole future known, which no server has. A batch needs each expert once, so nothing repeats within it. The dotted grey line is what LRU hits on even independent draws: k/N. "
         "Open marks are the paper's figures, reported and unverified, of another model and another stream; they lie where even draws among six experts would put them."
     ),
     draw=draw,

@@ -75,11 +75,11 @@ class Costs:
 
 _START: dict[str, Any] = {
     "keep": 0.5, "router": "learned", "batching": "expert-aware", "policy": "belady", "cache_size": 3, "lookahead": 16, "prefetch": True,
-    "max_tokens": 64, "arrival_rate": 6.0, "loading": "bandwidth", "bandwidth": 1.0,
+    "at_hand_first": True, "max_tokens": 64, "arrival_rate": 2.0, "loading": "bandwidth", "bandwidth": 1.0,
 }  # fmt: skip
 _PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "plain serving": {"batching": "fifo", "policy": "lru", "prefetch": False},
+    "plain serving": {"batching": "fifo", "policy": "lru", "prefetch": False, "at_hand_first": False},
     "an even router": {"router": "random"},
     "one slot": {"cache_size": 1},
     "break it": {"keep": 0.2, "arrival_rate": 40.0, "max_tokens": 16},
@@ -140,9 +140,15 @@ class ReadMe(System):
     )  # fmt: skip
     max_tokens = knob(param.Integer, 64, bounds=(16, 256), live=True, unit="tokens", symbol="MaxTokenLen", doc="Room of a batch.")
     prefetch = knob(param.Boolean, True, live=True, doc="Load the next layer's part of an expert while this layer computes.")
+    at_hand_first = knob(
+        param.Boolean,
+        True,
+        live=True,
+        doc="Within a batch, use the experts at hand before those that must be loaded (any order gives the same result).",
+    )
     arrival_rate = knob(
         param.Number,
-        6.0,
+        2.0,
         bounds=(0.5, 50.0),
         step=0.5,
         live=True,
@@ -199,8 +205,9 @@ class ReadMe(System):
         asked = serving.Requests(np.zeros((1, 1), np.int64), one, one, np.ones(1))
         machine = serving.Machine(np.arange(1, 3), np.ones(2), np.ones(2), np.ones(1), 1)
         served = serving.serve(asked, machine, serving.Rules(cache_size=1), keep_plans=True)
-        serving.replay(served, 1, "belady", 4, 1)
-        serving.most_hits(served.use_expert, 1, 1)
+        serving.replay(served, serving.Rules(cache_size=1), 1)
+        for batch in (None, served.use_batch):
+            serving.most_hits(served.use_expert, 1, 1, batch)
 
     # ---- step B: experts -------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ token waits.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ class Requests:
     length: np.ndarray
     gap: np.ndarray
 
-    @property
+    @cached_property
     def run_end(self) -> np.ndarray:
         """One past the end of the run of equal experts that each token lies in, (R, T) int64."""
         count, width = self.expert.shape
@@ -75,6 +76,7 @@ class Rules:
     max_tokens: int = 64
     arrival_rate: float = 4.0
     prefetch: bool = True
+    at_hand_first: bool = True
     seed: int = 0
 
 
@@ -134,8 +136,8 @@ def serve(requests: Requests, machine: Machine, rules: Rules, keep_plans: bool =
     simulate: Any = loops.simulate
     simulate(
         requests.expert.astype(np.int64), requests.run_end, requests.prompt.astype(np.int64), requests.length.astype(np.int64), arrival,
-        experts, rules.max_tokens, BATCHINGS.index(rules.batching), rules.cache_size, POLICIES.index(rules.policy), rules.lookahead, rules.seed + 1,
-        machine.sizes.astype(np.float64), machine.rest_ms, machine.expert_ms, machine.load_ms.astype(np.float64), machine.layers, rules.prefetch,
+        experts, rules.max_tokens, BATCHINGS.index(rules.batching), rules.cache_size, POLICIES.index(rules.policy), rules.lookahead, rules.at_hand_first,
+        rules.seed + 1, machine.sizes.astype(np.float64), machine.rest_ms, machine.expert_ms, machine.load_ms.astype(np.float64), machine.layers, rules.prefetch,
         keep_plans, *times, *whole, resident, plans, planned, *uses, first, finish, counts,
     )  # fmt: skip
     b, u = int(counts[0]), int(counts[1])
@@ -143,14 +145,16 @@ def serve(requests: Requests, machine: Machine, rules: Rules, keep_plans: bool =
     return Served._make([a[:b] for a in of_batches] + [a[:u] for a in uses] + [arrival, first, finish])
 
 
-def replay(served: Served, cache_size: int, policy: str, lookahead: int, experts: int, seed: int = 0) -> np.ndarray:
-    """Return the hits (U,) that another cache would have on the same uses, each with what the queue told at the time."""
+def replay(served: Served, rules: Rules, experts: int) -> np.ndarray:
+    """Return the hits (U,) of another cache on the same batches: size, policy, look-ahead and order of the rules count, each use
+    with what the queue told at the time."""
     from workbench.systems.routing import serving_loops as loops
 
     count = len(served.use_expert)
     hit, evicted = np.zeros(count, np.bool_), np.zeros(count, np.int64)
     loops.replay(
-        served.use_expert, served.use_batch, served.plans, served.planned, cache_size, POLICIES.index(policy), lookahead, experts, seed + 1, hit, evicted
+        served.use_expert, served.use_batch, served.plans, served.planned, rules.cache_size, POLICIES.index(rules.policy), rules.lookahead, experts,
+        rules.at_hand_first, rules.seed + 1, hit, evicted,
     )  # fmt: skip
     return hit
 
@@ -165,13 +169,20 @@ def stream(
     hit, evicted = np.zeros(len(uses), np.bool_), np.zeros(len(uses), np.int64)
     one = np.zeros(len(uses), np.int64)  # one batch: what follows in it is known
     loops.replay(
-        uses, one, np.zeros((1, 1), np.int8), np.zeros(1, np.int64), cache_size, POLICIES.index(policy), lookahead, experts, seed + 1, hit, evicted
+        uses, one, np.zeros((1, 1), np.int8), np.zeros(1, np.int64), cache_size, POLICIES.index(policy), lookahead, experts, False, seed + 1, hit, evicted
     )  # fmt: skip
     return hit, evicted
 
 
-def most_hits(expert: np.ndarray, cache_size: int, experts: int) -> int:
-    """Return the most hits any cache of that size can have on a sequence of uses (the whole future known)."""
+def most_hits(expert: np.ndarray, cache_size: int, experts: int, batch: np.ndarray | None = None) -> int:
+    """Return the most hits any cache of that size can have (the whole future known).
+
+    Args:
+        expert: (U,) uses. batch: (U,) ascending; given, the uses of a batch may come in any order, each expert once.
+    """
     from workbench.systems.routing import serving_loops as loops
 
-    return int(loops.hindsight(np.asarray(expert, np.int64), cache_size, experts))
+    uses = np.asarray(expert, np.int64)
+    if batch is not None:
+        return int(loops.hindsight_of_batches(uses, np.asarray(batch, np.int64), cache_size, experts))
+    return int(loops.hindsight(uses, cache_size, experts))

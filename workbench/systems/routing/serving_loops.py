@@ -123,35 +123,58 @@ def victim(policy, resident, last, uses, window, size, state):
 
 
 @njit(nogil=True, cache=True)
-def replay(expert, batch, plans, known, slots, policy, lookahead, experts, seed, hit, evicted):
+def at_hand(uses, count, resident, order):
+    """Write the indices of the first `count` uses, those in the cache before those that are not, else in their order."""
+    place = 0
+    for wanted in (True, False):
+        for i in range(count):
+            if resident[uses[i]] == wanted:
+                order[place] = i
+                place += 1
+
+
+@njit(nogil=True, cache=True)
+def replay(expert, batch, plans, known, slots, policy, lookahead, experts, at_hand_first, seed, hit, evicted):
     """Serve a sequence of uses from a cache of `slots` experts; write hits and who left (-1: nobody).
 
     Args:
         expert: (U,) the experts used. batch: (U,) ascending, the batch of each use. plans: (B, P) what the queue told after each
         batch, `known` (B,) of them. lookahead: how many of the next uses Belady sees, the rest of the batch included.
+        at_hand_first: within a batch, experts in the cache are used before those that must be loaded.
     """
     resident, last, uses = np.zeros(experts, np.bool_), np.zeros(experts, np.int64), np.zeros(experts, np.int64)
-    window, state, held = np.zeros(lookahead + 1, np.int64), np.full(1, seed, np.uint64), 0
-    for t in range(expert.size):
-        e = expert[t]
-        hit[t], evicted[t] = resident[e], -1
-        if not resident[e]:
-            if held == slots:
-                size = 0
-                if policy == BELADY:
-                    while size < lookahead and t + 1 + size < expert.size and batch[t + 1 + size] == batch[t]:
-                        window[size] = expert[t + 1 + size]
-                        size += 1
-                    i = 0
-                    while size < lookahead and i < known[batch[t]]:
-                        window[size] = plans[batch[t], i]
-                        size += 1
-                        i += 1
-                gone = victim(policy, resident, last, uses, window, size, state)
-                resident[gone], evicted[t], held = False, gone, held - 1
-            resident[e], held = True, held + 1
-        last[e] = t + 1
-        uses[e] += 1
+    window, state, held, start = np.zeros(lookahead + 1, np.int64), np.full(1, seed, np.uint64), 0, 0
+    order, served = np.arange(expert.size), 0
+    while start < expert.size:
+        count = 1
+        while start + count < expert.size and batch[start + count] == batch[start]:
+            count += 1
+        mine = order[:count]
+        if at_hand_first:
+            at_hand(expert[start : start + count], count, resident, mine)
+        for i in range(count):
+            t = start + mine[i]
+            e = expert[t]
+            hit[t], evicted[t] = resident[e], -1
+            if not resident[e]:
+                if held == slots:
+                    size = 0
+                    if policy == BELADY:
+                        while size < lookahead and i + 1 + size < count:
+                            window[size] = expert[start + mine[i + 1 + size]]
+                            size += 1
+                        j = 0
+                        while size < lookahead and j < known[batch[t]]:
+                            window[size] = plans[batch[t], j]
+                            size += 1
+                            j += 1
+                    gone = victim(policy, resident, last, uses, window, size, state)
+                    resident[gone], evicted[t], held = False, gone, held - 1
+                resident[e], held = True, held + 1
+            served += 1
+            last[e] = served
+            uses[e] += 1
+        start += count
 
 
 @njit(nogil=True, cache=True)
@@ -181,6 +204,34 @@ def hindsight(expert, slots, experts):
 
 
 @njit(nogil=True, cache=True)
+def hindsight_of_batches(expert, batch, slots, experts):
+    """Return the most hits if each batch may use its experts in any order: of what is there or was needed, keep what is needed soonest.
+
+    A cache may have to keep the expert that was loaded last; this bound need not.
+    """
+    following, upcoming = np.empty(expert.size, np.int64), np.full(experts, NEVER, np.int64)
+    for t in range(expert.size - 1, -1, -1):
+        following[t] = upcoming[expert[t]]
+        upcoming[expert[t]] = batch[t]
+    resident, nearest, hits, t = np.zeros(experts, np.bool_), np.full(experts, NEVER, np.int64), 0, 0
+    while t < expert.size:
+        now = batch[t]
+        while t < expert.size and batch[t] == now:
+            e = expert[t]
+            hits += resident[e]
+            resident[e] = True
+            nearest[e] = following[t]
+            t += 1
+        while resident.sum() > slots:
+            gone = -1
+            for e in range(experts):
+                if resident[e] and (gone < 0 or nearest[e] > nearest[gone]):
+                    gone = e
+            resident[gone] = False
+    return hits
+
+
+@njit(nogil=True, cache=True)
 def between(x, xs, ys):
     """Return the piecewise linear function through (xs, ys) at x; outside, the line of the nearest two points goes on."""
     i = 1
@@ -191,7 +242,7 @@ def between(x, xs, ys):
 
 @njit(nogil=True, cache=True)
 def simulate(
-    expert, run_end, prompt, length, arrival, experts, room, batching, slots, policy, lookahead, seed,
+    expert, run_end, prompt, length, arrival, experts, room, batching, slots, policy, lookahead, at_hand_first, seed,
     sizes, rest_ms, expert_ms, load_ms, layers, prefetch, keep,
     start, loading, computing, total, tokens, distinct, waiting, resident_after, plans, planned,
     use_batch, use_expert, use_tokens, use_hit, use_evicted, first, finish, counts,
@@ -210,7 +261,7 @@ def simulate(
     resident, last, often = np.zeros(experts, np.bool_), np.zeros(experts, np.int64), np.zeros(experts, np.int64)
     window, state = np.zeros(lookahead + 1, np.int64), np.full(1, seed, np.uint64)
     ahead, later = np.zeros(plans.shape[1] if keep else lookahead, np.int64), np.zeros(requests, np.int64)
-    now, arrived, finished, held, b, u = 0.0, 0, 0, 0, 0, 0
+    order, now, arrived, finished, held, b, u = np.zeros(experts, np.int64), 0.0, 0, 0, 0, 0, 0
     while finished < requests:
         while arrived < requests and arrival[arrived] <= now:
             known[arrived] = prompt[arrived]
@@ -225,6 +276,9 @@ def simulate(
             told = plan(batching, expert, run_end, prompt, later, known, arrived, room, experts, ahead)
             planned[b] = told
             plans[b, :told] = ahead[:told]
+        if at_hand_first:
+            at_hand(uses, count, resident, order)
+            uses[:count] = uses[order[:count]]
         wait, work, size_of_batch = 0.0, 0.0, 0
         for i in range(count):
             e = uses[i]
