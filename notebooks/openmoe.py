@@ -159,12 +159,12 @@ from transformers import OlmoeConfig, OlmoeForCausalLM
 from workbench.instruments import router
 
 sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-model = OlmoeForCausalLM(OlmoeConfig(**sizes, num_experts=8, num_experts_per_tok=2, pad_token_id=0)).eval()
+model = OlmoeForCausalLM(OlmoeConfig(**sizes, num_experts=8, num_experts_per_tok=2, pad_token_id=0, eos_token_id=None)).eval()
 ids = np.arange(5, 25)
 seen = router.capture(model, ids)
 inputs = []
 hook = model.model.layers[0].mlp.register_forward_pre_hook(lambda module, args: inputs.append(args[0][0]))
-with torch.inference_mode():
+with torch.no_grad():
     model(torch.from_numpy(ids)[None])
 hook.remove()
 by_hand = (inputs[0] @ model.model.layers[0].mlp.gate.weight.T).detach().numpy()
