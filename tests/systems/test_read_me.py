@@ -426,7 +426,17 @@ def test_the_router_needs_no_model_and_sees_no_later_token() -> None:
 
 # ---- runs -------------------------------------------------------------------------------------------------------------------------
 
-QUICK = {"model": "lab-target", "router": "domain", "windows": 1, "length": 16, "requests": 12, "experts": 3, "cache_size": 2}
+QUICK = {
+    "model": "lab-target",
+    "router": "domain",
+    "windows": 1,
+    "length": 16,
+    "requests": 12,
+    "experts": 4,
+    "cache_size": 2,
+    "arrival_rate": 50.0,
+    "bandwidth": 0.1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -559,6 +569,6 @@ def test_a_mixture_is_no_dense_model_and_a_strange_knob_is_named() -> None:
 
 def test_knobs_that_do_not_fit_a_record_are_refused(run: Record) -> None:
     with pytest.raises(InputError, match="experts of this run"):
-        get("read_me")(**QUICK | {"cache_size": 4}).rederive(run)
+        get("read_me")(**QUICK | {"experts": 6, "cache_size": 5}).rederive(run)
     with pytest.raises(InputError, match="those of this run"):
         get("read_me")(**QUICK | {"router": "learned"}).rederive(run)

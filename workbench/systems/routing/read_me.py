@@ -340,7 +340,7 @@ class ReadMe(System):
                     part(x)
 
             with torch.inference_mode():
-                for name, timing in interleaved({"whole": whole, "dense": dense, "expert": expert}, repeats=5, warmup=1).items():
+                for name, timing in interleaved({"whole": whole, "dense": dense, "expert": expert}, repeats=7, warmup=1).items():
                     found[name][size] = timing
         copies, sizes = self._time_copies(tape, blocks, chosen)
         gate, row = self._gate, np.resize(self._texts, (1, 256))
