@@ -69,9 +69,19 @@ for ahead in (1, 2, 3, 20_000):
 
 # %%
 record = wb.run("read_me", windows=1, length=64, requests=32)
-for name in ("perplexity", "active_parameters", "expert_of_one_token", "router_of_256_tokens", "p95_latency", "hit_rate", "loaded"):
+for name in (
+    "perplexity",
+    "active_parameters",
+    "expert_of_one_token",
+    "router_of_256_tokens",
+    "p95_latency",
+    "hit_rate",
+    "loaded",
+):
     line = record.meter(name)
-    print(f"{name:22} {line['value']:9.3f} {line['unit']:16} {line['baseline']:9.3f} {line['baseline_name']}  ({line['provenance']})")
+    print(
+        f"{name:22} {line['value']:9.3f} {line['unit']:16} {line['baseline']:9.3f} {line['baseline_name']}  ({line['provenance']})"
+    )
 
 # %% [markdown]
 # ## 3. Picture: the cache, batch by batch
@@ -94,6 +104,10 @@ record.figure("hit_rates")
 print(record.text("hit_rates"))
 
 # %% [markdown]
+# Look at plain LRU. A batch needs each of its experts once, in some order, so the expert that LRU throws out is often the very one that
+# comes next. A batch's experts may be used in *any* order. Using those at hand first (the dashed line, the knob `at_hand_first`) costs
+# nothing, and most of what Belady gained is there without knowing any future.
+#
 # ## 4. Move this
 #
 # Every rule of serving is a live knob: the recorded requests are served again in milliseconds. How does latency grow with the load, first

@@ -337,7 +337,7 @@ def test_the_bound_of_batches_is_the_best_of_all_caches_and_at_hand_first_serves
         batch = np.repeat(np.arange(len(batches)), [len(b) for b in batches])
         for slots in (1, 2, 3):
             assert most_hits(uses, slots, 5, batch) == best_of_batches(batches, slots)
-    served = serve(traffic(2, count=30), MACHINE, Rules(max_tokens=12, cache_size=2, arrival_rate=60.0))
+    served = serve(traffic(2, count=30), MACHINE, Rules(max_tokens=12, cache_size=2, arrival_rate=60.0, at_hand_first=True))
     before = np.vstack([np.zeros((1, 4), bool), served.resident[:-1]])
     for b in range(len(served.tokens)):
         mine = served.use_batch == b

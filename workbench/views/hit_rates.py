@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from workbench.record import Record
 
 GROUP = "curve/hit_rate"
-BOUND, EVEN = "the most any cache can hit", "even independent draws, LRU"
+BOUND, EVEN, FREE = "the most any cache can hit", "even independent draws, LRU", "LRU, experts at hand first"
 #: name -> (meaning, marker, dash); "" draws marks without a line.
 _STYLE = {
     BOUND: ("chosen", "star", "dash"),
     "Belady, as far as the queue tells": ("accepted", "diamond", "solid"),
     "LRU": ("target", "circle", "solid"),
+    FREE: ("target", "circle-open", "dash"),
     "LFU": ("proposed", "square", "dash"),
     "random": ("rejected", "x", "dot"),
     EVEN: ("context", "line-ew", "dot"),
@@ -77,7 +78,11 @@ def caption(record: Record) -> str:
     curves = Curves(record, GROUP)
     size = int(record.group_attrs(GROUP).get("cache_size", np.median(curves["LRU"][0])))
     belady, lru, most = (_at(curves, n, size) for n in ("Belady, as far as the queue tells", "LRU", BOUND))
-    text = f"With room for {size}, LRU finds {words(lru)} of the experts, Belady with the queue's knowledge {words(belady)}, and no cache could find more than {words(most)}."
+    text = f"With room for {size}, LRU finds {words(lru)} of the experts, Belady with the queue's knowledge {words(belady)}, and no cache could find more than {words(most)} in this order."
+    if FREE in curves.names:
+        text += (
+            f" Using what is at hand first within a batch costs nothing and lets plain LRU find {words(_at(curves, FREE, size))}."
+        )
     if "LRU, reported" in curves.names:
         text += " The paper's rows (open marks, reported, unverified) follow even draws among six experts, LRU = k/6: they say what knowing a few draws ahead gives on such a stream, not how text routes."
     return text
@@ -104,7 +109,7 @@ VIEW = View(
     question="How many experts must fit, and who should leave?",
     reading=(
         "The very uses of experts that the batches on show make, served again from caches of every size. Green: Belady's rule, which evicts what the queued tokens need last and knows nothing of tokens that "
-        "are not there yet; blue, light blue and red: rules that know no future; orange: the whole future known, which no server has. A batch needs each expert once, so nothing repeats within it. The dotted grey line is what LRU hits on even independent draws: k/N. "
+        "are not there yet; blue, light blue and red: rules that know no future; orange: the whole future known, which no server has. A batch needs each expert once, so nothing repeats within it, and LRU is at its worst; the dashed blue line is LRU that uses what is at hand first, which is allowed (a batch's experts come in any order) and free. The dotted grey line is what LRU hits on even independent draws: k/N. "
         "Open marks are the paper's figures, reported and unverified, of another model and another stream; they lie where even draws among six experts would put them."
     ),
     draw=draw,

@@ -75,11 +75,12 @@ class Costs:
 
 _START: dict[str, Any] = {
     "keep": 0.5, "router": "learned", "batching": "expert-aware", "policy": "belady", "cache_size": 3, "lookahead": 16, "prefetch": True,
-    "at_hand_first": True, "max_tokens": 64, "arrival_rate": 2.0, "loading": "bandwidth", "bandwidth": 1.0,
+    "at_hand_first": False, "max_tokens": 64, "arrival_rate": 2.0, "loading": "bandwidth", "bandwidth": 1.0,
 }  # fmt: skip
 _PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "plain serving": {"batching": "fifo", "policy": "lru", "prefetch": False, "at_hand_first": False},
+    "plain serving": {"batching": "fifo", "policy": "lru", "prefetch": False},
+    "at hand first": {"at_hand_first": True},
     "an even router": {"router": "random"},
     "one slot": {"cache_size": 1},
     "break it": {"keep": 0.2, "arrival_rate": 40.0, "max_tokens": 16},
@@ -141,11 +142,9 @@ class ReadMe(System):
     max_tokens = knob(param.Integer, 64, bounds=(16, 256), live=True, unit="tokens", symbol="MaxTokenLen", doc="Room of a batch.")
     prefetch = knob(param.Boolean, True, live=True, doc="Load the next layer's part of an expert while this layer computes.")
     at_hand_first = knob(
-        param.Boolean,
-        True,
-        live=True,
-        doc="Within a batch, use the experts at hand before those that must be loaded (any order gives the same result).",
-    )
+        param.Boolean, False, live=True,
+        doc="Within a batch, use the experts at hand before those that must be loaded: the result is the same, and it is free.",
+    )  # fmt: skip
     arrival_rate = knob(
         param.Number,
         2.0,

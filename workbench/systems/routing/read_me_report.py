@@ -30,7 +30,7 @@ REPORTED = {
     "LRU, reported": (33.90, 52.42, 66.95, 83.48),
     "Belady, reported": (44.16, 61.82, 77.21, 88.03),
 }
-PLAIN = "first come, LRU, any order, nothing loaded ahead"
+PLAIN = "first come, LRU, nothing loaded ahead"
 SERVED = ("hit_rate", "mean_ms", "p50_ms", "p95_ms", "p99_ms", "first_ms", "distinct", "bytes")
 CLAIM = ("claim", "measure", "value", "low", "high", "compared", "compared_name", "verdict")
 Rows = dict[str, np.ndarray]
@@ -392,6 +392,9 @@ def hit_curves(served: serving.Served, rules: serving.Rules, experts: int) -> li
         rate = [serving.replay(served, replace(rules, policy=policy, cache_size=int(k)), experts).mean() for k in sizes]
         found.append(curve(name, sizes, rate))
     batch = served.use_batch if rules.at_hand_first else None
+    if not rules.at_hand_first:
+        free = [replace(rules, policy="lru", cache_size=int(k), at_hand_first=True) for k in sizes]
+        found.append(curve("LRU, experts at hand first", sizes, [serving.replay(served, r, experts).mean() for r in free]))
     found.append(
         curve("the most any cache can hit", sizes, [serving.most_hits(uses, int(k), experts, batch) / len(uses) for k in sizes])
     )

@@ -76,7 +76,7 @@ class Rules:
     max_tokens: int = 64
     arrival_rate: float = 4.0
     prefetch: bool = True
-    at_hand_first: bool = True
+    at_hand_first: bool = False
     seed: int = 0
 
 
