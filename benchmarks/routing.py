@@ -1,6 +1,6 @@
 """Mixtures of experts: what reading the router costs, what a moved limit costs, and what dropping costs in quality.
 
-    python benchmarks/routing.py                           # all of it, about two minutes
+    python benchmarks/routing.py                           # all of it, a few minutes
     python benchmarks/routing.py --part reader             # or: dispatch, live, quality
 
 Speeds are taken in turn in one process and printed as ratios. Drops and losses do not depend on the machine; times do.
@@ -32,7 +32,7 @@ def random_mixture(layers: int, experts: int, length: int) -> Any:
     torch.manual_seed(0)
     config = transformers.OlmoeConfig(
         vocab_size=1000, hidden_size=16, intermediate_size=8, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=2,
-        num_experts=experts, num_experts_per_tok=2, max_position_embeddings=length, pad_token_id=0,
+        num_experts=experts, num_experts_per_tok=2, max_position_embeddings=length, pad_token_id=0, eos_token_id=None,
     )  # fmt: skip
     return transformers.OlmoeForCausalLM(config).eval().requires_grad_(False)
 

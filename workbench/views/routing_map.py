@@ -40,7 +40,7 @@ def draw(
         })  # fmt: skip
     layout = {
         "height": int(np.clip(46 * size + 190, 420, 720)), "meta": {"zoom": True}, "dragmode": "zoom", "shapes": lines, "annotations": names,
-        "margin": {"t": 34}, "bargap": 0,
+        "margin": {"t": 66 if title else 34}, "bargap": 0,
         "xaxis": {"anchor": "y2", "range": [first - 0.5, last - 0.5], "showgrid": False, "title": {"text": "token, text after text"}} | (_words(record, first, last) if last - first <= 44 else {}),
         "yaxis": {"range": [size - 0.5, -0.5], "domain": [0.24, 1], "showgrid": False, "title": {"text": "expert"}, "fixedrange": True, "dtick": 1 if size <= 16 else 8},
         "yaxis2": {"range": [0, 1], "domain": [0, 0.18], "tickformat": ".0%", "nticks": 3, "title": {"text": "dropped"}, "fixedrange": True},

@@ -25,7 +25,7 @@ def draw(record: Record, *, step: int = 0, theme: str = "light", title: str = ""
         step: row of `routing`.
     """
     d, layer, data = house.design(theme), grid.layer_of(record, step), []
-    layout: Spec = {"height": 440, "annotations": [], "margin": {"t": 46}}
+    layout: Spec = {"height": 440, "annotations": [], "margin": {"t": 78 if title else 46}}
     top = max(float(record.column(f"grouping/{name}", "share").max()) for name, _ in PANELS)
     size = grid.experts(record)
     for i, (name, words) in enumerate(PANELS):
