@@ -23,7 +23,7 @@ import numpy as np
 
 import workbench as wb
 from workbench.system import get
-from workbench.systems.routing import read_me_report, serving
+from workbench.systems.routing import read_me_serving, serving
 
 # %% [markdown]
 # ## 1. Question: what is it worth to know the future?
@@ -53,7 +53,7 @@ def row(policy, ahead=0):
 
 print(f"{'experts in the cache':34}    2      3      4      5")
 print(f"{'even draws, LRU':34}", row("lru"))
-for name, values in read_me_report.REPORTED.items():
+for name, values in read_me_serving.REPORTED.items():
     print(f"{name + ', unverified':34}", "  ".join(f"{v:5.1f}" for v in values))
 for ahead in (1, 2, 3, 20_000):
     print(f"{f'even draws, Belady, {ahead} ahead':34}", row("belady", ahead))

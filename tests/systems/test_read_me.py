@@ -18,8 +18,9 @@ from workbench.instruments import neurons
 from workbench.record import Record
 from workbench.system import get
 from workbench.systems.routing import experts as cut
-from workbench.systems.routing import read_me_report as report
+from workbench.systems.routing import read_me_serving as report
 from workbench.systems.routing import serving
+from workbench.systems.routing.openmoe_report import joined
 from workbench.systems.routing.read_me import TRAINED
 from workbench.systems.routing.serving import Machine, Requests, Rules, most_hits, serve, stream
 
@@ -306,7 +307,7 @@ def test_plans_hold_what_is_queued_and_nothing_else() -> None:
 def test_no_policy_beats_the_bound_and_a_cache_for_all_misses_once(at_hand: bool) -> None:
     rules = Rules(max_tokens=16, arrival_rate=100.0, at_hand_first=at_hand)
     served = serve(traffic(9, count=40, longest=25), MACHINE, rules, keep_plans=True)
-    rows = report.joined(report.hit_curves(served, rules, 4))
+    rows = joined(report.hit_curves(served, rules, 4))
     rate = {n: rows["y"][rows["curve"] == n] for n in dict.fromkeys(rows["curve"])}
     bound = rate["the most any cache can hit"]
     for name in ("Belady, as far as the queue tells", "LRU", "LFU", "random"):
@@ -460,7 +461,7 @@ def test_a_run_of_any_dense_model(run: Record) -> None:
     } <= set(run.groups)
     assert [str(n) for n in run["traffic"]["router"].values] == ["domain", "table", "random"]
     assert run["strategies"]["shown"].values.sum() == 1
-    assert run.meter("p95_latency")["provenance"] == "predicted"
+    assert run.meter("throughput")["provenance"] == "predicted"
     assert run.meter("perplexity")["provenance"] == "measured"
     lengths = run["traffic"]["prompt"].values + run["traffic"]["output"].values
     assert run["batches"]["tokens"].values.sum() == lengths.sum() == run["routing"].sizes["token"]

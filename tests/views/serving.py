@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from workbench.systems.routing import experts as cut
-from workbench.systems.routing import read_me_report as report
+from workbench.systems.routing import read_me_serving as report
 from workbench.systems.routing import serving
+from workbench.systems.routing.openmoe_report import curve, joined
 
 KINDS, LAYERS = ("play", "code", "style <b>&"), 4
 READERS = ("dense", "learned", "domain", "table", "random", "another kind's", "random neurons", *(f"only {k}" for k in KINDS))
@@ -57,19 +58,19 @@ def groups(seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         "batches": report._batches(shown),
         "uses": report._uses(shown),
         "strategies": report._strategies(Rules, rivals, size),  # type: ignore[arg-type]
-        "curve/hit_rate": report.joined(report.hit_curves(shown, report.rules_of(Rules), 3)),
+        "curve/hit_rate": joined(report.hit_curves(shown, report.rules_of(Rules), 3)),
         "perplexity": {n: np.array([r[i] for r in rows]) for i, n in enumerate(names)},
-        "curve/keep": report.joined([
-            report.curve(name, np.array([0.25, 0.5, 1.0]), np.array(y), np.array(y) - 1, np.array(y) + 1)
+        "curve/keep": joined([
+            curve(name, np.array([0.25, 0.5, 1.0]), np.array(y), np.array(y) - 1, np.array(y) + 1)
             for name, y in (("own kind's expert", [40.0, 15, 9]), ("random neurons", [900.0, 300, 9]))
         ]),
         "masks": {
             "name": np.array(KINDS), "shared": cut.shared_share(chosen), "permanent": cut.permanent(chosen).mean(-1), "kept": chosen.mean(-1),
         },
-        "curve/layer_choice": report.joined([
-            report.curve("the learned router's choice", layers, np.full(LAYERS, 0.7), np.full(LAYERS, 0.6), np.full(LAYERS, 0.8)),
-            report.curve("the layer before's own choice", layers[1:], np.full(LAYERS - 1, 0.8), np.full(LAYERS - 1, 0.7), np.full(LAYERS - 1, 0.9)),
-            report.curve("always the layer's commonest", layers, np.full(LAYERS, 0.4)),
+        "curve/layer_choice": joined([
+            curve("the learned router's choice", layers, np.full(LAYERS, 0.7), np.full(LAYERS, 0.6), np.full(LAYERS, 0.8)),
+            curve("the layer before's own choice", layers[1:], np.full(LAYERS - 1, 0.8), np.full(LAYERS - 1, 0.7), np.full(LAYERS - 1, 0.9)),
+            curve("always the layer's commonest", layers, np.full(LAYERS, 0.4)),
         ]),
         "service": {"tokens": np.array([1, 16, 256]), "rest_ms": machine.rest_ms, "expert_ms": machine.expert_ms, "dense_ms": machine.expert_ms * 2},
         "loads": {

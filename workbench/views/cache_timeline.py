@@ -77,7 +77,7 @@ def draw(record: Record, *, selected: Any = None, window: Window | None = None, 
         ]
         data.append({
             "type": "scatter", "mode": "markers", "name": name, "x": step[rows].tolist(), "y": expert[rows].tolist(), "customdata": expert[rows].tolist(), "text": said,
-            "marker": {"symbol": symbol, "size": np.clip(3 + 1.1 * tokens[rows] ** 0.5, 4, 11).round(1).tolist() if exact else 4, "color": d.line(meaning)},
+            "marker": {"symbol": symbol, "size": np.clip(3 + 1.1 * tokens[rows] ** 0.5, 4, 11).round(1).tolist() if exact else 4, "color": d.line(meaning), "line": {"width": 0}},
             "hovertemplate": f"batch %{{x}}, %{{y}} {name}: %{{text}}<extra></extra>",
         })  # fmt: skip
     waiting, load, compute, total = (
@@ -104,7 +104,7 @@ def draw(record: Record, *, selected: Any = None, window: Window | None = None, 
         "height": 470, "showlegend": True, "meta": {"zoom": True}, "dragmode": "zoom", "shapes": frame, "bargap": 0.1 if exact else 0,
         "xaxis": {"anchor": "y3", "range": [first - 0.5, last - 0.5], "showgrid": False, "title": {"text": "batch"}},
         "yaxis": {"range": [size - 0.5, -0.5], "domain": [0.47, 1], "showgrid": False, "fixedrange": True, "tickvals": list(range(size)), "ticktext": names},
-        "yaxis2": {"domain": [0.27, 0.41], "title": {"text": "tokens waiting"}, "fixedrange": True, "rangemode": "tozero", "nticks": 3},
+        "yaxis2": {"domain": [0.27, 0.41], "title": {"text": "waiting"}, "fixedrange": True, "rangemode": "tozero", "nticks": 3},
         "yaxis3": {"domain": [0, 0.21], "title": {"text": "ms"}, "fixedrange": True, "rangemode": "tozero", "nticks": 3},
         "annotations": [note("simulated on routes and times measured here", theme, x=1, y=0.44, size=11)],
     }  # fmt: skip

@@ -70,7 +70,7 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
             "ticktext": short,
             "tickangle": -40,
             "showgrid": False,
-            "title": {"text": "one expert for all tokens"},
+            "title": {"text": "one expert for all: times dense"},
         }
         layout["yaxis2"] = {
             "anchor": "x2",
@@ -79,18 +79,6 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
             "range": [len(rows) - 0.5, -0.5],
             "showgrid": False,
         }
-        layout["annotations"] = [
-            {
-                "text": "perplexity, times the dense model's",
-                "x": 0.87,
-                "y": 1.0,
-                "xref": "paper",
-                "yref": "paper",
-                "yanchor": "bottom",
-                "showarrow": False,
-                "font": {"size": 12, "color": d.muted},
-            }
-        ]
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "expert_perplexity"))
 
 
@@ -99,7 +87,7 @@ def caption(record: Record) -> str:
     _, readers, found = values(record)
     dense = found[ALL, DENSE][0]
     told = [(r, found[ALL, r][0]) for r in ("learned", "domain", "another kind's", "random neurons") if r in readers]
-    parts = ", ".join(f"{_STYLE[r][0]} {house.number(v)} ({v / dense:.2g} times)" for r, v in told)
+    parts = ", ".join(f"{_STYLE[r][0]} {house.number(v)} ({house.number(v / dense)} times)" for r, v in told)
     return f"Perplexity over all kinds: dense {house.number(dense)}; {parts}. Nothing was trained after the cut."
 
 

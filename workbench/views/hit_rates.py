@@ -84,7 +84,7 @@ def caption(record: Record) -> str:
             f" Using what is at hand first within a batch costs nothing and lets plain LRU find {words(_at(curves, FREE, size))}."
         )
     if "LRU, reported" in curves.names:
-        text += " The paper's rows (open marks, reported, unverified) follow even draws among six experts, LRU = k/6: they say what knowing a few draws ahead gives on such a stream, not how text routes."
+        text += " The paper's rows (open marks, reported, unverified) are those of even draws among six experts (LRU: k/6), not of text."
     return text
 
 

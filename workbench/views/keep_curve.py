@@ -66,7 +66,7 @@ def caption(record: Record) -> str:
     other = float(random[1][np.abs(random[0] - own[0][at]).argmin()])
     dense = float(attrs["dense"])
     return (
-        f"With {own[0][at]:.0%} of the neurons, chosen by activation, perplexity is {house.number(float(own[1][at]))}, {own[1][at] / dense:.2g} times the dense model's {house.number(dense)}; "
+        f"With {own[0][at]:.0%} of the neurons, chosen by activation, perplexity is {house.number(float(own[1][at]))}, {house.number(float(own[1][at]) / dense)} times the dense model's {house.number(dense)}; "
         f"as many at random give {house.number(other)}."
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from workbench import theme as house
 from workbench.views import View
-from workbench.views.common import Spec, columns, note, revision, table, texts
+from workbench.views.common import Spec, columns, revision, table, texts
 from workbench.views.routing_grid import words
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     layout = {
         "height": 420, "showlegend": True, "xaxis": {"rangemode": "tozero", "title": {"text": "latency of a request, s (predicted)"}},
         "yaxis": {"range": [len(names) - 0.4, -0.6], "tickvals": list(range(len(names))), "ticktext": names, "showgrid": False},
-        "annotations": [note("simulated", theme, x=0.99, y=0.02)],
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "serving_latency"))
 

@@ -41,7 +41,7 @@ from workbench.record import Record
 from workbench.system import Columns, ModelName, System, knob
 from workbench.systems.routing import experts as cut
 from workbench.systems.routing import read_me_report as report
-from workbench.systems.routing import serving
+from workbench.systems.routing import read_me_serving, serving
 from workbench.tape import NullTape, Tape
 
 KINDS = domains.DOMAINS + domains.OUTSIDE
@@ -139,7 +139,7 @@ class ReadMe(System):
         param.Selector, "expert-aware", objects=list(serving.BATCHINGS), live=True,
         doc="Who comes into a batch: requests in order, those that generate first, new ones first, or the expert with most tokens.",
     )  # fmt: skip
-    max_tokens = knob(param.Integer, 64, bounds=(16, 256), live=True, unit="tokens", symbol="MaxTokenLen", doc="Room of a batch.")
+    max_tokens = knob(param.Integer, 64, bounds=(16, 256), live=True, unit="tokens", doc="Room of a batch.")
     prefetch = knob(param.Boolean, True, live=True, doc="Load the next layer's part of an expert while this layer computes.")
     at_hand_first = knob(
         param.Boolean, False, live=True,
@@ -385,4 +385,4 @@ class ReadMe(System):
 
     def derive(self, record: Record) -> Columns:
         """Serve the recorded requests under the present live knobs."""
-        return report.derive(self, record)
+        return read_me_serving.derive(self, record)
