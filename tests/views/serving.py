@@ -26,6 +26,7 @@ class Rules:
         16,
         20.0,
         True,
+        False,
         0,
     )
 
