@@ -52,7 +52,7 @@ def draw(record: Record, *, step: int = 0, theme: str = "light", title: str = ""
             "tickfont": {"family": house.MONO if name == "token" else house.SANS, "size": 11},
         }  # fmt: skip
         layout["annotations"].append({
-            "text": f"{words}<br><b>{_word(_score(record, name, layer))}</b>", "x": (left + right) / 2, "y": 1.01, "xref": "paper", "yref": "paper", "yanchor": "bottom", "showarrow": False,
+            "text": f"{words}<br><b>{_word(_score(record, name, layer))}</b>", "x": (left + right) / 2, "xanchor": "center", "y": 1.01, "xref": "paper", "yref": "paper", "yanchor": "bottom", "showarrow": False,
             "font": {"size": 13, "color": d.text},
         })  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "spikiness"))

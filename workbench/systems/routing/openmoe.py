@@ -225,7 +225,7 @@ class OpenMoE(System):
                 self._loaded.model(input_ids=there, use_cache=False)
 
         tape.step(0, len(self._texts.ids), phase="timing")
-        found = interleaved({"read": lambda: router.capture(self._loaded.model, ids), "alone": alone}, repeats=5, warmup=2)
+        found = interleaved({"read": lambda: router.capture(self._loaded.model, ids), "alone": alone}, repeats=11, warmup=2)
         return {name: timing.median / 1e3 / ids.size for name, timing in found.items()}
 
     def run(self, tape: NullTape) -> None:

@@ -290,7 +290,7 @@ def _write_meters(system: OpenMoE, tape: Tape, found: Routing, passes: tuple[Any
     free, limited, speed = passes
     write_meter(
         tape, "throughput", 1 / speed["read"], "tokens/s, routing read", kind="speed", better="higher", baseline=1 / speed["alone"],
-        baseline_name="the model alone, in turn", samples=5,
+        baseline_name="the model alone, in turn", samples=11,
     )  # fmt: skip
     total, active = parameters(system._loaded.model, found)
     write_meter(
