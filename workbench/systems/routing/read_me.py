@@ -11,7 +11,7 @@ serving side is a simulation over the routes that the router gives real requests
 same requests again under other rules.
 
 Differs from the paper: no training after the cut (the paper trains a billion tokens), six kinds of text, a router of width 64 with
-the paper's distillation loss, exactly round(r D) neurons an expert, and one expert counts as one unit of cache in all layers.
+the paper's distillation loss (trained once, at r = 0.5), exactly round(r D) neurons an expert, and one expert counts as one unit of cache in all layers.
 
 | paper | here | shape |
 |---|---|---|
@@ -76,6 +76,7 @@ class Costs:
 _START: dict[str, Any] = {
     "keep": 0.5, "router": "learned", "batching": "expert-aware", "policy": "belady", "cache_size": 3, "lookahead": 16, "prefetch": True,
     "at_hand_first": False, "max_tokens": 64, "arrival_rate": 2.0, "loading": "bandwidth", "bandwidth": 1.0,
+    "windows": 2, "study": False,
 }  # fmt: skip
 _PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -104,7 +105,7 @@ class ReadMe(System):
     )  # fmt: skip
     sometimes = ("keep_curve",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {name: _START | changed for name, changed in _PRESETS.items()}
-    limits: ClassVar[dict[str, int]] = {"requests": 96, "windows": 6, "length": 256}
+    limits: ClassVar[dict[str, int]] = {"requests": 96, "windows": 4, "length": 128}
     notes = (
         "Serving is simulated: routes are the router's own on real text, seconds of computing and copying are measured here, arrivals are drawn. "
         "Reported, unverified: hit rates of 33.9 to 83.5 % (LRU) and 44.2 to 88.0 % (Belady) at 2 to 5 experts in the cache. That LRU row is nearly k/6, "
