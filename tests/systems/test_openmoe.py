@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -383,3 +384,23 @@ def test_the_shipped_mixture_its_film_and_its_claims() -> None:
     assert record.meter("active_parameters")["value"] < record.meter("active_parameters")["baseline"]
     share = record["grouping/domain"]["share"].values
     np.testing.assert_allclose(share.sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["moe-8", "moe-16"])
+def test_the_small_mixtures_do_what_their_cards_say(name: str) -> None:
+    """Held-out loss of each kind of text near the card's, on other windows; small files."""
+    from workbench import models
+    from workbench.data import domains
+    from workbench.instruments import router
+
+    loaded = models.load(name)
+    folder = Path({e.name: e.where for e in models.available()}[name])
+    assert sum(f.stat().st_size for f in folder.iterdir()) < 10e6
+    stated = dict(re.findall(r"(play|code|manual|arithmetic) ([\d.]+)", loaded.card.split("held out")[1]))
+    for kind in domains.DOMAINS:
+        ids = torch.from_numpy(domains.windows(kind, lambda text: loaded.encode(text, chat=False), 6, 128, seed=9))
+        with torch.inference_mode():
+            law = loaded.model(ids).logits.log_softmax(-1)[:, :-1]
+        assert -float(law.gather(-1, ids[:, 1:, None]).mean()) == pytest.approx(float(stated[kind]), abs=0.4)
+    seen = router.capture(loaded.model, ids.numpy())
+    assert (seen.experts, seen.top_k, seen.layers) == (int(name.removeprefix("moe-")), 2, [1, 3])

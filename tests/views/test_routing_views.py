@@ -70,20 +70,21 @@ def test_the_map_near_shows_each_choice_taken_or_dropped(small: Record) -> None:
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_a_chosen_expert_is_followed_in_the_text_and_in_every_layer(small: Record, layer: int) -> None:
-    """Expert 2 of the first layer: the same tokens are ringed in the text and marked in the map of either layer."""
-    expert = small["routing"]["expert"].values
-    mine = np.flatnonzero((expert[0] == 2).any(1))
-    text = views.get("routed_text").spec(small, step=layer, selected=2)
+@pytest.mark.parametrize("own", [0, 1])
+def test_a_chosen_expert_is_followed_in_the_text_and_in_every_layer(small: Record, layer: int, own: int) -> None:
+    """Expert 2 of either layer: the same tokens are ringed in the text and marked in the map of either layer."""
+    expert, chosen = small["routing"]["expert"].values, 4 * own + 2
+    mine = np.flatnonzero((expert[own] == 2).any(1))
+    text = views.get("routed_text").spec(small, step=layer, selected=chosen)
     (ring,) = traces(text, "goes to the chosen expert")
     assert sum(v is None for v in ring["x"]) in {len(mine), len(mine) - 1}  # one box a token, with gaps between them
-    near = views.get("routing_map").spec(small, step=layer, selected=2)
+    near = views.get("routing_map").spec(small, step=layer, selected=chosen)
     (rings,) = traces(near, "tokens of the chosen expert")
     assert set(zip(rings["x"], rings["y"])) == {(int(t), int(e)) for t in mine for e in expert[layer, t]}
-    assert any(s["type"] == "rect" for s in near["layout"]["shapes"]) == (layer == 0)
-    share = np.array(views.get("expert_load").spec(small, selected=2)["data"][0]["z"])[layer]
+    assert any(s["type"] == "rect" for s in near["layout"]["shapes"]) == (layer == own)
+    share = np.array(views.get("expert_load").spec(small, selected=chosen)["data"][0]["z"])[layer]
     np.testing.assert_allclose(share, np.bincount(expert[layer, mine].ravel(), minlength=4) / (2 * len(mine)), atol=1e-4)
-    assert "Expert 2 of layer 1 takes" in views.get("routed_text").describe(small, selected=2)
+    assert f"Expert 2 of layer {1 + 2 * own} takes" in views.get("routed_text").describe(small, selected=chosen)
 
 
 def test_a_chosen_expert_from_afar_is_a_line(large: Record) -> None:
