@@ -106,7 +106,7 @@ def draw(record: Record, *, selected: Any = None, window: Window | None = None, 
         "yaxis": {"range": [size - 0.5, -0.5], "domain": [0.47, 1], "showgrid": False, "fixedrange": True, "tickvals": list(range(size)), "ticktext": names},
         "yaxis2": {"domain": [0.27, 0.41], "title": {"text": "waiting"}, "fixedrange": True, "rangemode": "tozero", "nticks": 3},
         "yaxis3": {"domain": [0, 0.21], "title": {"text": "ms"}, "fixedrange": True, "rangemode": "tozero", "nticks": 3},
-        "annotations": [note("simulated on routes and times measured here", theme, x=1, y=0.44, size=11)],
+        "annotations": [note("simulated on routes and times measured here", theme, x=1, y=0.475, size=11)],
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=f"{revision(record, 'cache_timeline')} {first} {last}")
 

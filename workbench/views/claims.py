@@ -42,7 +42,7 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     ]  # fmt: skip
     layout = {
         "height": 46 * len(at) + 110, "margin": {"r": 130}, "annotations": notes,
-        "xaxis": {"range": [-0.02, 1.02], "tickformat": ".0%", "title": {"text": "what was measured (the words are in the table and the hover)"}},
+        "xaxis": {"range": [-0.02, max(1.0, *value.tolist(), *compared.tolist()) + 0.02], "tickformat": ".0%", "title": {"text": "what was measured (the words are in the table and the hover)"}},
         "yaxis": {"range": [len(at) - 0.5, -0.5], "tickvals": at, "ticktext": [house.escape(str(c), quote=False) for c in claim], "tickfont": {"color": d.text, "size": 13}},
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "claims"))

@@ -70,7 +70,7 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
             "ticktext": short,
             "tickangle": -40,
             "showgrid": False,
-            "title": {"text": "one expert for all: times dense"},
+            "title": {"text": "one expert, times dense"},
         }
         layout["yaxis2"] = {
             "anchor": "x2",
