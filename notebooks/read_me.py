@@ -68,7 +68,7 @@ for ahead in (1, 2, 3, 20_000):
 # marked *predicted*.
 
 # %%
-record = wb.run("read_me", windows=1, length=64, requests=32)
+record = wb.run("read_me", windows=1, length=32, requests=32)
 for name in (
     "perplexity",
     "active_parameters",
@@ -114,7 +114,7 @@ print(record.text("hit_rates"))
 # come first served beside batches by expert?
 
 # %%
-system = get("read_me")(windows=1, length=64, requests=32)
+system = get("read_me")(windows=1, length=32, requests=32)
 print("requests/s    first come   by expert   (95th percentile of latency, s, predicted)")
 for rate in (1, 2, 4, 8, 16):
     late = []

@@ -191,7 +191,7 @@ class ReadMe(System):
             others = ", ".join(repr(r) for r in ROUTERS[1:])
             then = "recipes/read_me_router.py shows how one is trained"
             raise InputError(expected("router", f"{others} for a model without a trained router", "'learned'", then=then))
-        self._texts = self._windows(self.windows, self.length, self.seed + 3)
+        self._texts, self._seen = self._windows(self.windows, self.length, self.seed + 3), np.zeros(0, np.int8)
 
     def _windows(self, count: int, length: int, seed: int, held_out: bool = True) -> np.ndarray:
         """Return (kinds, count, length) token ids."""
@@ -233,9 +233,11 @@ class ReadMe(System):
 
     def _table(self) -> np.ndarray:
         """Return the kind of training text in which each token id is relatively most common, (V,) int8; unseen ids get kind 0."""
-        rows = self._windows(24, 256, self.seed + 2, held_out=False).reshape(self.experts, -1)
-        seen = np.stack([np.bincount(r, minlength=self._loaded.vocab_size) for r in rows])
-        return seen.argmax(0).astype(np.int8)
+        if not self._seen.size:
+            rows = self._windows(24, 256, self.seed + 2, held_out=False).reshape(self.experts, -1)
+            seen = np.stack([np.bincount(r, minlength=self._loaded.vocab_size) for r in rows])
+            self._seen = seen.argmax(0).astype(np.int8)
+        return self._seen
 
     # ---- reading with experts ---------------------------------------------------------------------------------------------------
 
@@ -340,7 +342,9 @@ class ReadMe(System):
                     part(x)
 
             with torch.inference_mode():
-                for name, timing in interleaved({"whole": whole, "dense": dense, "expert": expert}, repeats=7, warmup=1).items():
+                for name, timing in interleaved(
+                    {"whole": whole, "dense": dense, "expert": expert}, repeats=7 if size < 64 else 3
+                ).items():
                     found[name][size] = timing
         copies, sizes = self._time_copies(tape, blocks, chosen)
         gate, row = self._gate, np.resize(self._texts, (1, 256))
