@@ -15,7 +15,7 @@ from workbench.views.routing_grid import Window, words
 if TYPE_CHECKING:
     from workbench.record import Record
 
-EXACT = 130  # at most so many batches are drawn with their hits; beyond, only what was loaded
+EXACT = 180  # at most so many batches are drawn with their hits; beyond, only what was loaded
 
 
 def names_of(record: Record) -> list[str]:
