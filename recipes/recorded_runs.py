@@ -33,6 +33,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "g_search": {},
     "atp_llava": {},
     "prodepth": {},
+    "openmoe": {},
+    "read_me": {"study": True, "windows": 4},
     "parallelbench": {"seed": 2},
     "bits_to_rounds": {"seed": 1},
 }

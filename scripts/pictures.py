@@ -72,6 +72,8 @@ PAPERS: dict[str, Callable[[], dict[str, Any]]] = {
     "parallelbench": lambda: recorded("parallelbench", ("commit_film", "why_broke", "tokens_accuracy")),
     "bits_to_rounds": bits_to_rounds,
     "prodepth": lambda: recorded("prodepth", ("depth_maps", "cost_curve", "movers_found", "ghost_speed")),
+    "openmoe": lambda: recorded("openmoe", ("routing_map", "spikiness", "drop_curve")),
+    "read_me": lambda: recorded("read_me", ("cache_timeline", "hit_rates", "keep_curve")),
     "atp_llava": lambda: {PICTURE_NAMES.get(n, n): f for n, f in recorded("atp_llava", ("patch_film", "kept_by_kind")).items()},
 }
 

@@ -266,7 +266,7 @@ class Bench(pn.viewable.Viewer):
             self.token = int(mark)
             self.stage.option_changed("token", self._options())
         elif view is not None and "selected" in view.options():
-            self.selected = int(mark)
+            self.selected = None if view.lasting and self.selected == int(mark) else int(mark)  # a second click lets go
             self.stage.option_changed("selected", self._options())
         elif view is not None and "step" in view.options():
             self._go_to(int(mark))
@@ -292,7 +292,8 @@ class Bench(pn.viewable.Viewer):
     def _go_to(self, step: int) -> None:
         count = self.stage.steps()
         self.step = self.scrubber.step = max(0, min(step, count - 1))
-        self.selected = None
+        if not self.stage.lasting():
+            self.selected = None
         self.stage.option_changed("step", self._options())
         self._write_link()
 
@@ -311,7 +312,7 @@ class Bench(pn.viewable.Viewer):
 
     def _show(self, record: Record, state: str, detail: str = "") -> None:
         """Bring a record on show, whole."""
-        self.token = self.window = None
+        self.token = self.window = self.selected = None
         self.record = record
         self.stage.record = record
         count = self.stage.steps()

@@ -139,6 +139,10 @@ class Stage:
             if self.record is not None and slot.on and slot.view is not None and name in options_of(slot.view, options):
                 slot.draw(self.record, options)
 
+    def lasting(self) -> bool:
+        """Return whether what the reader selected belongs to the whole run, not to a step."""
+        return any(slot.on and slot.view is not None and slot.view.lasting for slot in self.slots.values())
+
     def any_stale(self) -> bool:
         """Return whether a picture on show waits to be drawn."""
         return any(slot.on and slot.stale for slot in self.slots.values())

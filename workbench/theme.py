@@ -46,6 +46,9 @@ MEANINGS: dict[str, Meaning] = {
     )
 }
 
+#: Experts of a router have no meaning of their own: a fixed order by index (Tol's muted scheme), repeated past nine with a number beside it.
+EXPERTS = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499")
+
 
 @dataclass(frozen=True)
 class Design:
@@ -122,6 +125,11 @@ def readable(colour: str, background: str, ratio: float) -> str:
     goal = "#000000" if luminance(background) > 0.18 else "#ffffff"
     shades = (mix(colour, goal, share / 50) for share in range(51))
     return next((shade for shade in shades if contrast(shade, background) >= ratio), goal)
+
+
+def expert(index: int, theme: str) -> str:
+    """Return the colour of an expert, shifted until a mark in it stands out from the theme's background."""
+    return readable(EXPERTS[index % len(EXPERTS)], design(theme).background, MARK_CONTRAST)
 
 
 @cache

@@ -126,3 +126,32 @@ def test_dark_and_narrow(live: Live, site: str, key: str) -> None:
             assert brightness(dark) > 110, f"{text} is dark on a dark page"
     assert live.page.evaluate("document.documentElement.scrollWidth") <= 800
     assert live.errors == []
+
+
+def test_the_mouse_reaches_the_pictures(live: Live, site: str) -> None:
+    """A real click on a row of the map: its expert is framed, its tokens are ringed in the text, also in the next layer; a second click lets go."""
+    live.open(f"{site}/openmoe", state="recorded")
+    live.hero.wait_for()
+    settled(live)
+    place = live.hero.locator(".nsewdrag").first.bounding_box()
+    x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] * 6.5 / 8  # row 6 of 8
+
+    def click() -> None:
+        live.page.mouse.move(x, y)
+        expect(live.hero.locator(".hovertext").first).to_be_visible()
+        live.page.mouse.down()
+        live.page.mouse.up()
+
+    click()
+    expect(live.caption).to_contain_text("the tokens of expert 6 of layer 1")
+    words = live.picture("Which tokens go where?")
+    expect(words.locator("figcaption")).to_contain_text("Expert 6 of layer 1 takes")
+    live.page.keyboard.press("ArrowRight")
+    expect(live.caption).to_contain_text("In layer 3")
+    expect(live.caption).to_contain_text("the tokens of expert 6 of layer 1")
+    expect(words.locator("figcaption")).to_contain_text("Expert 6 of layer 1 takes")
+    live.page.keyboard.press("ArrowLeft")
+    settled(live)
+    click()
+    expect(live.caption).not_to_contain_text("the tokens of expert")
+    assert live.errors == []

@@ -13,6 +13,8 @@ import numpy as np
 from tests.views.diffusion_groups import groups as groups_of_diffusion
 from tests.views.pictures import groups as groups_of_pictures
 from tests.views.pictures import heads
+from tests.views.routing import groups as groups_of_routing
+from tests.views.serving import groups as groups_of_serving
 from workbench.record import Record
 
 WORDS = [
@@ -117,7 +119,8 @@ def record(seed: int = 4, steps: int = 12, branching: tuple[int, ...] = (3, 2, 1
     columns["attention"] = attention(seed)
     groups, attrs = curves(columns, seed)
     attrs["attention"] = {"tau": 0.9}
-    for more, names in (heads(seed), groups_of_pictures(seed), groups_of_diffusion(seed)):
+    families = (groups_of_pictures, groups_of_diffusion, groups_of_routing, groups_of_serving)
+    for more, names in (heads(seed), *(groups_of(seed) for groups_of in families)):
         columns |= more
         attrs |= names
     emitted = float(np.mean(columns["steps"]["emitted"]))

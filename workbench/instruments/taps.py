@@ -150,7 +150,12 @@ def eager_view(model: Any) -> Any:
     return _make_view(model, "eager")
 
 
-def _make_view(model: Any, implementation: str = NAME) -> Any:
+def plain_view(model: Any) -> Any:
+    """Return a model of the same weights behind modules of its own, computing as the model does: a place for hooks."""
+    return _make_view(model, None)
+
+
+def _make_view(model: Any, implementation: str | None = NAME) -> Any:
     import torch
     from transformers.masking_utils import AttentionMaskInterface
     from transformers.modeling_utils import AttentionInterface
@@ -163,7 +168,7 @@ def _make_view(model: Any, implementation: str = NAME) -> Any:
     made = copy.deepcopy(model, shared).eval()
     for module in decoder(made).modules():
         config = getattr(module, "config", None)
-        if config is not None:
+        if config is not None and implementation is not None:
             config._attn_implementation = implementation
     return made
 

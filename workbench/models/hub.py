@@ -29,6 +29,8 @@ _SHIPPED = {
     "lab-target": ("lab/target", "language model, Python source (lab pair)", "lab_pair"),
     "lab-draft": ("lab/draft", "language model, Python source (lab pair)", "lab_pair"),
     "scene-reader": ("scenes/reader", "vision-language model, made scenes of digits and shapes", "scene_reader"),
+    "moe-8": ("moe/e8", "mixture of 8 experts, four kinds of text", "small_moe"),
+    "moe-16": ("moe/e16", "mixture of 16 experts, four kinds of text", "small_moe"),
 }
 #: The small models of the diffusion papers: TinyMDM and TinyAR, three seeds each.
 _TINY = {f"tiny-{kind}{f'-{seed}' if seed else ''}": f"diffusion/{kind}_{seed}" for kind in ("mdm", "ar") for seed in range(3)}

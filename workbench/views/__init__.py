@@ -55,6 +55,26 @@ _FILES = (
     "volume_slice",
     "depth_wipe",
     "point_cloud",
+    "routing_map",
+    "routed_text",
+    "expert_load",
+    "spikiness",
+    "information",
+    "drop_curve",
+    "drop_quality",
+    "router_film",
+    "token_card",
+    "expert_card",
+    "expert_transitions",
+    "cache_timeline",
+    "hit_rates",
+    "serving_latency",
+    "expert_perplexity",
+    "keep_curve",
+    "mask_overlap",
+    "layer_choice",
+    "load_times",
+    "claims",
     "commit_film",
     "commit_map",
     "tokens_accuracy",
@@ -86,6 +106,7 @@ class View:
         wide: the picture needs the whole width, so two of them are compared one under the other.
         drag: `(record, name, x) -> knobs`: what it means to let go of the label called `name` at x; None where nothing can be dragged.
             Such a picture says so in its layout, `meta.drag`.
+        lasting: what is selected in it belongs to the whole run and stays selected while the reader steps.
     """
 
     name: str
@@ -98,6 +119,7 @@ class View:
     steps: str = ""
     wide: bool = False
     drag: Callable[[Record, str, float], dict[str, Any]] | None = None
+    lasting: bool = False
 
     def spec(self, record: Record, *, title: bool = True, **options: Any) -> dict[str, Any]:
         """Return the picture as a plain dict `{"data": [...], "layout": {...}}`: what a page sends on a slider's path.

@@ -1,0 +1,1 @@
+"""Mixtures of experts: which expert takes which token, what it costs, and who is dropped."""
