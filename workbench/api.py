@@ -121,6 +121,8 @@ def sweep(
     grid: Mapping[str, Iterable[Any]] | Iterable[Mapping[str, Any]],
     client: Any = None,
     *,
+    workers: int | None = None,
+    journal: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     **knobs: Any,
 ) -> Record:
@@ -129,12 +131,25 @@ def sweep(
     Args:
         name: key of the system.
         grid: `{knob: values}` for the full product, or a list of knob settings.
-        client: a dask client or the address of a scheduler; None runs in this process.
-        knobs: values shared by every setting.
+        client: None or "threads" runs in this process, "processes" in workers on this machine (a script then needs its
+            `if __name__ == "__main__":`), a dask client or the address of a scheduler on that cluster.
+        workers: runs at once. Threads: 1 by default, because runs that share the cores measure each other's speed.
+            Processes: one for each processor by default, each run with one numeric thread.
+        journal: a folder that keeps every finished setting; the same call after a kill runs only what is missing.
+        progress: draw a progress bar; by default only where somebody can see it.
+        knobs: values shared by every setting; the seed is one of them, so a result does not depend on who ran it.
+    Raises:
+        UnknownNameError, InputError: a setting is not valid; said before any work is done.
+        Cancelled: interrupted (Ctrl-C); the journal keeps what was finished.
+        WorkbenchError: every setting failed. One that fails beside others is a sentence in `record["settings"]["error"]`.
+    Example:
+        >>> record = wb.sweep("rsd", {"depth": [1, 2, 3]}, target="table-target", draft="table-draft", prompt=[0])
+        >>> record.figure("speed_quality"); record.figure("token_tree", setting=2); record.at(2)
     """
     from workbench.sweeping import run_sweep  # a module named `sweep` would take the name of the function
 
-    return run_sweep(name, settings_of(grid), knobs, client=client, progress=progress)
+    settings = settings_of(grid)
+    return run_sweep(name, settings, knobs, client=client, workers=workers, journal=journal, progress=progress)
 
 
 def settings_of(grid: Mapping[str, Iterable[Any]] | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -190,19 +190,28 @@ def sweep(
     name: Name,
     grid: Annotated[list[str], typer.Option(help="KNOB=a,b,c; give it once for each knob of the grid.")],
     out: Annotated[Path, typer.Option(help="Save the record to this file.")],
-    scheduler: Annotated[str | None, typer.Option(help="Address of a dask scheduler; this process by default.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="`threads` (default), `processes`, or the address of a dask scheduler.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Runs at once, for threads and processes.")] = None,
 ) -> None:
-    """Run every setting of a grid and save one record: `workbench sweep NAME --grid KNOB=a,b,c ... --out FILE`."""
+    """Run every setting of a grid and save one record: `workbench sweep NAME --grid KNOB=a,b,c ... --out FILE`.
+
+    Finished settings wait in FILE.parts until the whole is saved: after a kill the same line runs only what is missing.
+    """
     from workbench import api
     from workbench import system as systems
+    from workbench.sweep_journal import Journal
 
     cls = systems.get(name)
     values = parse_grid(cls, grid)
     shared = parse_knobs(cls, context.args)
     _check_folder(out)
+    journal = out.with_name(f"{out.name}.parts")
     with _stdout_to_stderr():
-        record = api.sweep(name, values, client=scheduler, **shared)
+        record = api.sweep(name, values, client=scheduler, workers=workers, journal=journal, **shared)
     _said_saved(record.save(out))
+    Journal(journal, cls).forget()
     errors = [str(e) for e in record["settings"]["error"].values if e]
     if errors:
         raise WorkbenchError(f"{len(errors)} of {record['settings'].sizes['setting']} settings failed; the first: {errors[0]}")

@@ -21,6 +21,8 @@ _AXIS = re.compile(r"^([xy])axis(\d*)$")
 _REFERENCE = re.compile(r"^([xy])(\d*)( domain)?$")
 #: Share of the width between two pictures, and of the height of one picture between two in a stack.
 GAP, STACK_GAP = 0.09, 0.42
+#: Runs of a sweep that one picture holds; the others are asked for by number (`setting=`).
+MOST = 4
 
 
 class Comparison:
@@ -100,6 +102,15 @@ class Comparison:
         spec = beside(specs, self.labels, theme, views.get(view).question, stacked=views.get(view).wide)
         return go.Figure(spec["data"], spec["layout"], _validate=False)
 
+    def text(self, view: str, **options: Any) -> str:
+        """Return the view's words for each record under its label; options as in `figure`."""
+        found = views.get(view)
+        parts = []
+        for i, (label, record) in enumerate(zip(self.labels, self.records)):
+            own = {k: v[i] if isinstance(v, list) else v for k, v in options.items()}
+            parts.append(f"{label}:\n{found.text(record, **own)}")
+        return "\n\n".join(parts)
+
     def __repr__(self) -> str:
         width = len(self.records)
         parts = [f"<Comparison of {width} records>"]
@@ -122,6 +133,37 @@ class Comparison:
             f"{same}{_html_table(['knob', *heads[1:]], knobs) if knobs else ''}{_html_table(['meter', *heads[1:]], meters)}"
             f"<div style='opacity:.75'>Views: {', '.join(self.views)}. Draw one with <code>.figure(name)</code>.</div></div>"
         )
+
+
+class _Settings(Comparison):
+    """Runs of one sweep: one of them may stand alone, and their labels are the knobs that were varied."""
+
+    def __init__(self, records: Sequence[Record], labels: Sequence[str]) -> None:
+        self.records, self._own_labels = list(records), list(labels)
+
+    @property
+    def labels(self) -> list[str]:
+        return self._own_labels
+
+
+def of_settings(record: Record, view: str) -> Comparison:
+    """Return the first `MOST` runs of a sweep that a view can draw, side by side.
+
+    Raises:
+        RecordError: the view can draw none of them.
+    """
+    from workbench.views.speed_quality import setting_labels
+
+    names, kept = setting_labels(record), []
+    for index in record.settings():
+        one = record.at(index)
+        if views.get(view).draws(one):
+            kept.append((one, names[index]))
+        if len(kept) == MOST:
+            break
+    if not kept:
+        views.get(view).require(record.at(record.settings()[0]))
+    return _Settings([one for one, _ in kept], [name for _, name in kept])
 
 
 def _short(value: Any) -> str:

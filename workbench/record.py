@@ -274,27 +274,41 @@ class Record:
         return cls(tree).validate()
 
     def views(self) -> list[str]:
-        """Return the names of the views that can draw this record."""
+        """Return the names of the views that can draw this record; of a sweep, those that can draw its runs too."""
         from workbench import views
 
-        return [view.name for view in views.for_record(self)]
+        one = next((self.at(i) for i in self.settings()), None)
+        return [v.name for v in views.registry().values() if v.draws(self) or (one is not None and v.draws(one))]
+
+    def settings(self) -> list[int]:
+        """Return the settings of a sweep that left a run, in order; none in any other record."""
+        found = {int(g.split("/")[1]) for g in self.groups if g.startswith("runs/")}
+        return sorted(found)
 
     def figure(self, view: str, *, setting: int | None = None, **options: Any) -> go.Figure:
         """Return a view of this record as a plotly figure.
 
         Args:
             view: a name from `record.views()`.
-            setting: index of the run to draw in a sweep's record.
+            setting: index of the run to draw in a sweep's record; without it the first runs stand side by side.
             options: the view's own (`step=3`, `theme="dark"`).
         """
         from workbench import views
 
+        if setting is None and self.settings() and not views.get(view).draws(self):
+            from workbench.comparison import of_settings
+
+            return of_settings(self, view).figure(view, **options)
         return views.get(view).figure(self if setting is None else self.at(setting), **options)
 
     def text(self, view: str, *, setting: int | None = None, **options: Any) -> str:
-        """Return what the view shows, in words or a small table."""
+        """Return what the view shows, in words or a small table; of a sweep, for the first runs in turn."""
         from workbench import views
 
+        if setting is None and self.settings() and not views.get(view).draws(self):
+            from workbench.comparison import of_settings
+
+            return of_settings(self, view).text(view, **options)
         return views.get(view).text(self if setting is None else self.at(setting), **options)
 
     def html(self, path: str | os.PathLike[str]) -> Path:
