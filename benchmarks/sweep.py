@@ -47,7 +47,9 @@ def main() -> None:
                 took, records[name] = timed(client, GRID, SHARED)
                 if round_:  # the first round loads models and compiles kernels in every process
                     seconds[name].append(took)
-    print(f"sweep of rsd, {len(GRID['depth']) * len(GRID['width'])} settings; {threads.available()} processors, {platform.machine()}")
+    print(
+        f"sweep of rsd, {len(GRID['depth']) * len(GRID['width'])} settings; {threads.available()} processors, {platform.machine()}"
+    )
     for name, values in seconds.items():
         print(f"  {name:<24} {np.median(values):6.2f} s (median of {len(values)})")
     ratio = np.median(seconds["1 process"]) / np.median(seconds["2 processes"])

@@ -36,7 +36,7 @@ def served() -> bool:
     return bool(doc and doc.session_context)
 
 
-class _Part(JSComponent):
+class Part(JSComponent):
     """A component that hands messages of its browser half to `on_message`."""
 
     bench = param.String("", doc="Which page this belongs to: several can stand in one notebook.")
@@ -53,7 +53,7 @@ class _Part(JSComponent):
             self._on_message(data)
 
 
-class Header(_Part):
+class Header(Part):
     """Title, question, state of the run, theme, share, copy as Python, and the one banner for messages."""
 
     title = param.String("")
@@ -75,7 +75,7 @@ class Header(_Part):
     _esm = asset("newest.js", "header.js")
 
 
-class Controls(_Part):
+class Controls(Part):
     """Every knob of a system as a native input, in the groups Live, Run and Advanced."""
 
     spec = param.List([], doc="One dict for each knob, from `controls.spec`.")
@@ -87,7 +87,7 @@ class Controls(_Part):
     _esm = asset("newest.js", "controls.js")
 
 
-class Picture(_Part):
+class Picture(Part):
     """One view: its question, a caption of what to see now, the figure, and the same in words."""
 
     figure = param.String("", doc="plotly figure as JSON")
@@ -116,7 +116,7 @@ class Picture(_Part):
         super()._handle_msg(data)
 
 
-class Scrubber(_Part):
+class Scrubber(Part):
     """Buttons, a slider and the arrow keys that move through the steps of a run."""
 
     step = param.Integer(0)
@@ -128,7 +128,7 @@ class Scrubber(_Part):
     _esm = asset("newest.js", "scrubber.js")
 
 
-class Tabs(_Part):
+class Tabs(Part):
     """Buttons that choose one of several views by the question each answers."""
 
     labels = param.List([])

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from workbench import system as systems
+from workbench.cards import Catalog
 from workbench.errors import InputError, KindError, expected
 from workbench.record import Record
 from workbench.tape import NullTape, Tape
@@ -17,57 +18,13 @@ if TYPE_CHECKING:
     from workbench.comparison import Comparison
 
 
-class Catalog:
-    """Every system as a row: name, title, year, arxiv, family, views, status. A table in a notebook, dicts in `.rows`."""
+def catalog(search: str = "", *, family: str = "", group: str = "", in_class: bool = False) -> Catalog:
+    """Return every system that is installed, broken plug-ins with their reason: cards in a notebook, dicts in `.rows`.
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = [_catalog_row(entry) for entry in systems.registry().values()]
-
-    def __iter__(self) -> Any:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __repr__(self) -> str:
-        return "\n".join(f"{r['name']:<12} {r['year']}  {r['title']}  [{r['status']}]" for r in self.rows)
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        head = "".join(f"<th style='text-align:left'>{c}</th>" for c in ("name", "title", "year", "family", "views", "status"))
-        body = "".join(
-            "<tr>"
-            + "".join(
-                f"<td style='text-align:left'>{escape(', '.join(r[c]) if isinstance(r[c], list) else str(r[c]))}</td>"
-                for c in ("name", "title", "year", "family", "views", "status")
-            )
-            + "</tr>"
-            for r in self.rows
-        )
-        return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _catalog_row(entry: systems.Entry) -> dict[str, Any]:
-    if entry.error:
-        blank: dict[str, Any] = dict.fromkeys(("title", "arxiv", "family", "question"), "")
-        return blank | {"name": entry.key, "year": 0, "views": [], "status": f"cannot be loaded: {entry.error}"}
-    cls = entry.load()
-    return {
-        "name": cls.key,
-        "title": cls.title,
-        "year": cls.year,
-        "arxiv": cls.arxiv,
-        "family": cls.family,
-        "question": cls.asks,
-        "views": list(cls.shows),
-        "status": "ready",
-    }
-
-
-def catalog() -> Catalog:
-    """Return every system that is installed, broken plug-ins with their reason."""
-    return Catalog()
+    Args:
+        search: words that must all occur in a card. family, group: exact names. in_class: only what runs in a class.
+    """
+    return Catalog(search, family=family, group=group, in_class=in_class)
 
 
 def run(name: str, /, *, tape: NullTape | None = None, progress: bool | None = None, **knobs: Any) -> Record:

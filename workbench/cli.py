@@ -88,17 +88,24 @@ def _options(
 
 
 @app.command("list")
-def list_systems(as_json: Json = False) -> None:
-    """List every system, broken plug-ins with their reason."""
+def list_systems(
+    search: Annotated[str, typer.Option(help="Words that must occur in the card.")] = "",
+    family: Annotated[str, typer.Option(help="Only this family.")] = "",
+    group: Annotated[str, typer.Option(help="Only systems whose views draw this group.")] = "",
+    in_class: Annotated[bool, typer.Option("--in-class", help="Only what runs within 20 s and 2 GB.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List every system with what it needs, broken plug-ins with their reason."""
     from workbench.api import catalog
 
-    rows = catalog().rows
+    rows = catalog(search, family=family, group=group, in_class=in_class).rows
     if as_json:
-        _print_json(rows)
+        _print_json([{k: _finite(v) for k, v in row.items()} for row in rows])
         return
-    shown = terminal.table("name", "year", "title", "family", "status")
+    columns = ("name", "year", "title", "family", "needs", "status")
+    shown = terminal.table(*columns)
     for row in rows:
-        shown.add_row(*(str(row[c]) for c in ("name", "year", "title", "family", "status")))
+        shown.add_row(*(str(row[c]) for c in columns))
     terminal.console().print(shown)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from workbench import schema
 from workbench.errors import InputError, RecordError, StorageError, UnknownNameError, WorkbenchError, expected, unknown
-from workbench.record_file import read_file, read_zip, refuse_unsafe, write_zip
+from workbench.record_file import MAX_UNPACKED_BYTES, read_file, read_zip, refuse_unsafe, write_zip
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -254,13 +254,17 @@ class Record:
         return cls.from_bytes(read_file(_path(path)), name=str(path))
 
     @classmethod
-    def from_bytes(cls, data: bytes, name: str = "upload") -> Record:
-        """Return the record in the bytes of a saved file (an upload, say)."""
+    def from_bytes(cls, data: bytes, name: str = "upload", max_bytes: int = MAX_UNPACKED_BYTES) -> Record:
+        """Return the record in the bytes of a saved file (an upload, say).
+
+        Args:
+            max_bytes: most memory that its arrays may take; said by the file before anything is unpacked.
+        """
         import xarray as xr
         import zarr
 
-        blobs = read_zip(data, name)
-        refuse_unsafe(blobs, name)
+        blobs = read_zip(data, name, max_bytes)
+        refuse_unsafe(blobs, name, max_bytes)
         buffer = zarr.core.buffer.default_buffer_prototype().buffer
         store = zarr.storage.MemoryStore({k: buffer.from_bytes(v) for k, v in blobs.items()}, read_only=True)
         try:
