@@ -91,9 +91,8 @@ def _meta(blob: bytes, member: str, name: str) -> dict[str, Any]:
             raise ValueError("too long")
         meta = json.loads(blob)
         codecs = {str(c["name"]) for c in meta.get("codecs", [])}
-        version, node = meta["zarr_format"], meta["node_type"]
-        attributes = meta.get("attributes", {})
-        if node not in {"array", "group"} or not isinstance(attributes, dict):
+        version, attributes = meta["zarr_format"], meta.get("attributes", {})
+        if version == 3 and (meta["node_type"] not in {"array", "group"} or not isinstance(attributes, dict)):
             raise ValueError("neither array nor group")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(f"{name!r} is damaged: {member} is not readable. Make the record again.") from error
