@@ -109,8 +109,8 @@ def int8_cases() -> Iterator[Case]:
 
 
 def step_cases() -> Iterator[Case]:
-    """A whole decoder step of SmolLM2's shape with random weights, fused: int8 against fp32."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    """A whole decoder step of SmolLM2's shape with random weights, fused: int8 against fp32, and against the model's own."""
+    from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
     from workbench.models.fused import FusedSession, weights_of
 
@@ -128,8 +128,20 @@ def step_cases() -> Iterator[Case]:
         session.keep([])
         session.forward([1], [-1])
 
-    moved = float(sessions["int8"].weights.bytes_per_step)
+    cache = DynamicCache()
+    token = torch.ones(1, 1, dtype=torch.long)
+    with torch.inference_mode():
+        model(torch.ones(1, PREFIX, dtype=torch.long), past_key_values=cache)
+
+    @torch.inference_mode()
+    def own_step() -> None:
+        model(token, past_key_values=cache)
+        cache.crop(-1)
+
+    moved, full = (float(sessions[dtype].weights.bytes_per_step) for dtype in ("int8", "float32"))
     yield "int8 step", "fused fp32 step", lambda: step("int8"), lambda: step("float32"), moved, 2 * moved, ""
+    yield "int8 step", "transformers' own fp32 step", lambda: step("int8"), own_step, moved, 2 * moved, ""
+    yield "fp32 step", "transformers' own fp32 step", lambda: step("float32"), own_step, full, full / 2, ""
 
 
 def spec_case(name: str, theirs: Callable[..., Any], note: str, note_bound: str = "", **sizes: Any) -> Case:
@@ -179,7 +191,10 @@ def torch_mass(q: Any, k: Any, query_bins: int, key_bins: int, probes: Any) -> A
     return torch.stack([part.sum(-1) for part in rows.tensor_split(key_bins, 2)], -1), probs.sum(1)
 
 
-def torch_sweep(target: Any, source: Any, intrinsics: Any, rotation: Any, translation: Any, depths: Any, border: int) -> Any:
+def torch_sweep(
+    target: Any, source: Any, intrinsics: Any, rotation: Any, translation: Any, depths: Any, border: int, temperature: float
+) -> Any:
+    """Return the volume alone: that is what the shape of the comparison asks of both (border and temperature are 0)."""
     height, width = target.shape[1:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     pixels = torch.stack([x, y, torch.ones_like(x)]).reshape(3, -1).float()

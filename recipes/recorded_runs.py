@@ -32,6 +32,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "zipvl": {},
     "g_search": {},
     "atp_llava": {},
+    "parallelbench": {"seed": 2},
+    "bits_to_rounds": {"seed": 1},
 }
 
 

@@ -24,11 +24,53 @@ def cosine(step: int, steps: int, peak: float, warmup: int = 100, floor: float =
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
+class Muon32(torch.optim.Optimizer):
+    """Muon in fp32, equal shapes in one batched product.
+
+    torch's own orthogonalises each matrix by itself in bfloat16; on a processor without bfloat16 arithmetic that takes
+    longer than the whole rest of a step of a small model.
+    """
+
+    def __init__(self, matrices: list[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(matrices, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:  # type: ignore[override]
+        """Move every matrix along its orthogonalised Nesterov momentum."""
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[torch.nn.Parameter]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    shapes.setdefault(p.shape, []).append(p)
+            for shape, alike in shapes.items():
+                moved = torch.stack([self._nesterov(p, group["momentum"]) for p in alike])
+                share = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                for p, direction in zip(alike, _orthogonal(moved), strict=True):
+                    p.add_(direction, alpha=-share)
+
+    def _nesterov(self, p: torch.nn.Parameter, momentum: float) -> torch.Tensor:
+        held = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+        held.lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(held, momentum)
+
+
+def _orthogonal(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """Return (N, r, c) matrices with singular values near one, by Newton-Schulz iterations of fifth order."""
+    flat = g.shape[1] < g.shape[2]
+    x = g.mT if flat else g
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        square = x.mT @ x  # (N, c, c): the smaller side
+        x = 3.4445 * x + x @ (-4.7750 * square + 2.0315 * square @ square)
+    return x.mT if flat else x
+
+
 class Trainer:
     """A module, its optimisers and the number of steps done; kept in one safetensors file, written atomically.
 
     Args:
         muon: learning rate of Muon as a share of AdamW's, for the matrices that `of_muon` names; None: AdamW for all.
+        fp32: take `Muon32` for it.
         adam: `lr`, `weight_decay`.
     """
 
@@ -39,6 +81,7 @@ class Trainer:
         *,
         muon: float | None = None,
         of_muon: Callable[[str], bool] = lambda name: ".layers." in name,
+        fp32: bool = False,
         **adam: float,
     ) -> None:
         self.module, self.path = module, path
@@ -53,7 +96,8 @@ class Trainer:
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=(0.9, 0.95), **adam)]
         self.shares = [1.0]
         if turned:
-            self.optimizers.append(torch.optim.Muon(turned, lr=adam["lr"] * muon, weight_decay=0.0))
+            rate = adam["lr"] * muon
+            self.optimizers.append(Muon32(turned, rate) if fp32 else torch.optim.Muon(turned, lr=rate, weight_decay=0.0))
             self.shares.append(muon)
         self.step, self.seconds, self.seen = 0, 0.0, 0
         self.started = time.perf_counter()

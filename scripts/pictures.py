@@ -1,6 +1,7 @@
 """Draw the still pictures in docs/pictures: what the notebooks show on a code host, and the page at the top of the README.
 
-.venv/bin/python scripts/pictures.py          (needs the embedded model and a Chromium)
+.venv/bin/python scripts/pictures.py              (needs the embedded model and a Chromium)
+.venv/bin/python scripts/pictures.py g_search page    only those of one paper, and the page
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import workbench as wb
 from workbench import data
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "pictures"
+RECORDED = Path(wb.__file__).parent / "recorded"
 PORT = 5917
 #: view -> options, drawn from the run of notebooks/rsd.py
 VIEWS: dict[str, dict[str, Any]] = {"text_strip": {}, "token_tree": {"step": 2}}
@@ -27,8 +30,8 @@ DRAWN = """() => {const f = r => [...r.querySelectorAll('*')].some(e => (e.class
              || (e.shadowRoot && f(e.shadowRoot))); return f(document)}"""
 
 
-def records() -> dict[str, Any]:
-    """Return a figure for each picture."""
+def rsd() -> dict[str, Any]:
+    """Return the figures of notebooks/rsd.py and the start notebook."""
     poem = {"prompt": "Write a short poem about rain.", "depth": 3, "width": 3, "temperature": 0.7, "max_new_tokens": 32}
     run = wb.run("rsd", **poem, seed=1)
     rng = np.random.default_rng(0)
@@ -40,9 +43,34 @@ def records() -> dict[str, Any]:
     tree = once["tree"]
     rejected = tree["step"].values[tree["visited"].values & ~tree["accepted"].values]
     figures["rejection_ladder"] = once.figure("rejection_ladder", step=int(rejected[0]))
-    read = wb.run("zipvl", prompt=data.passage("play", 1500), new_tokens=16)
-    figures |= {name: read.figure(name) for name in ("kept_tokens", "mass_curves")}
     return figures | {"lossless_monitor": law.figure("lossless_monitor")}
+
+
+def zipvl() -> dict[str, Any]:
+    """Return the figures of notebooks/zipvl.py."""
+    read = wb.run("zipvl", prompt=data.passage("play", 1500), new_tokens=16)
+    return {name: read.figure(name) for name in ("kept_tokens", "mass_curves")}
+
+
+def recorded(name: str, views: tuple[str, ...]) -> dict[str, Any]:
+    """Return figures of a shipped run: the notebook of that paper computes them again, with fewer questions."""
+    run = wb.load(RECORDED / f"{name}.zarr.zip")
+    return {view: run.figure(view) for view in views}
+
+
+def bits_to_rounds() -> dict[str, Any]:
+    """Return the figures of notebooks/bits_to_rounds.py, and the film of its story at a round in the middle."""
+    run = wb.load(RECORDED / "bits_to_rounds.zarr.zip")
+    return recorded("bits_to_rounds", ("commit_map", "bits_rounds")) | {"commit_film_story": run.figure("commit_film", step=6)}
+
+
+PAPERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "rsd": rsd,
+    "zipvl": zipvl,
+    "g_search": lambda: recorded("g_search", ("patch_film", "budget_curves")),
+    "parallelbench": lambda: recorded("parallelbench", ("commit_film", "why_broke", "tokens_accuracy")),
+    "bits_to_rounds": bits_to_rounds,
+}
 
 
 def draw(browser: Browser, name: str, figure: Any) -> None:
@@ -81,12 +109,14 @@ def _wait(url: str) -> None:
 
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    figures = records()
+    wanted = sys.argv[1:] or [*PAPERS, "page"]
+    figures = {name: figure for paper in PAPERS if paper in wanted for name, figure in PAPERS[paper]().items()}
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, figure in figures.items():
             draw(browser, name, figure)
-        shoot_page(browser)
+        if "page" in wanted:
+            shoot_page(browser)
         browser.close()
 
 

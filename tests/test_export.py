@@ -76,9 +76,17 @@ def test_the_estimate_is_near_the_truth(page: Path, record: Record) -> None:
 
 
 def test_too_large_a_page_is_refused_with_numbers(record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from workbench import views
+
+    sizes = {v.name: export._estimate(record, v) for v in views.for_record(record)}
+    largest = sorted(sizes, key=lambda n: -sizes[n])[:4]
+    named = ", ".join(f"{n} {sizes[n] / 1e6:.1f} MB" for n in largest)
     monkeypatch.setattr(export, "MAX_BYTES", 1_000_000)
-    with pytest.raises(InputError, match=r"at most 1 MB, got about \d\.\d MB .*text_strip \d"):
+    with pytest.raises(InputError, match=rf"at most 1 MB, got about \d\.\d MB \({named}, plotly \d\.\d MB\)") as told:
         record.html(tmp_path / "run.html")
+    total = float(str(told.value).split("about ")[1].split()[0])
+    drawn = sum(sizes.values()) / 1e6
+    assert drawn < total < drawn + 6, "the total counts the pictures and plotly itself"
     assert list(tmp_path.iterdir()) == []
 
 

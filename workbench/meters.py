@@ -16,12 +16,13 @@ from workbench.tape import NullTape, _synchronize
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of repeated calls: median, 10th and 90th percentile, how many were counted."""
+    """Milliseconds of repeated calls: median, 10th and 90th percentile, how many were counted, and the least of them."""
 
     median: float
     p10: float
     p90: float
     count: int
+    best: float
 
     def __str__(self) -> str:
         return f"{self.median:.3g} ms (p10 {self.p10:.3g}, p90 {self.p90:.3g}, n {self.count})"
@@ -30,7 +31,7 @@ class Timing:
 def summarize(milliseconds: list[float]) -> Timing:
     """Return median and spread of measured milliseconds."""
     p10, median, p90 = np.percentile(milliseconds, [10, 50, 90])
-    return Timing(float(median), float(p10), float(p90), len(milliseconds))
+    return Timing(float(median), float(p10), float(p90), len(milliseconds), min(milliseconds))
 
 
 def measure(work: Callable[[], Any], *, repeats: int = 5, warmup: int = 1, budget_s: float = math.inf) -> Timing:

@@ -68,6 +68,21 @@ def _group(name: str, doc: str, *rows: str) -> Group:
     return Group(name, doc, tuple(variables))
 
 
+#: What a diffusion decoder saw and decided in every round; shared by `unmasking` and `film`.
+_FILM = (
+    "confidence | round, position | float32 | probability | probability of the likeliest token (NaN where not masked)",
+    "entropy | round, position | float32 | nat | entropy of the position's law (NaN where not masked)",
+    "top1 | round, position | int32 | token id | likeliest token",
+    "commit_round | position | int32 | round | round that revealed the position (-1 = prompt)",
+    "token_id | position | int32 | token id | final token",
+    "margin? | round, position | float32 | probability | difference of the two largest probabilities (NaN where not masked)",
+    "piece? | position | str | | text of the final token",
+    "information? | position | float32 | nat | -log p of the token under the law that decided it (NaN where given)",
+    "explored? | position | bool | | decided on purpose although uncertain",
+    "estimated? | position | bool | | a replay's guess: the state was never visited (derived)",
+    "right? | position | bool | | the token belongs to a right answer that agrees with all decided before it",
+)
+
 GROUPS: dict[str, Group] = {
     g.name: g
     for g in (
@@ -155,11 +170,12 @@ GROUPS: dict[str, Group] = {
         _group(
             "unmasking",
             "A diffusion decoder's view of every position in every round.",
-            "confidence | round, position | float32 | probability | probability of the likeliest token (NaN where not masked)",
-            "entropy | round, position | float32 | nat | entropy of the position's law (NaN where not masked)",
-            "top1 | round, position | int32 | token id | likeliest token",
-            "commit_round | position | int32 | round | round that revealed the position (-1 = prompt)",
-            "token_id | position | int32 | token id | final token",
+            *_FILM,
+        ),
+        _group(
+            "film",
+            "The same of another decoder (`film/baseline`), or of a replay with other knobs (`film/shown`).",
+            *_FILM,
         ),
         _group(
             "rounds",
@@ -172,6 +188,29 @@ GROUPS: dict[str, Group] = {
             "budget_marginal | round | float64 | nat | bound on the marginal information",
             "budget_joint | round | float64 | nat | bound on the joint information",
             "wall_ms | round | float64 | ms | measured time",
+            "confident? | round | int32 | token | tokens that the rule trusted in the state as it was",
+        ),
+        _group(
+            "candidates",
+            "What an exploring decoder tried in each exploring round: the state itself (place -1) and one token decided on purpose.",
+            "step | row | int32 | round | the round",
+            "place | row | int32 | position | where the token was tried (-1: nowhere)",
+            "piece | row | str | | the token",
+            "logprob | row | float32 | nat | log-probability of the token in the state itself",
+            "unlocked | row | int32 | token | tokens that the rule trusts in the candidate",
+            "won | row | bool | | this candidate was taken",
+            "wins? | row | bool | | this candidate would be taken with the present weight (derived)",
+        ),
+        _group(
+            "parallel",
+            "The marginals from which a round decided tokens independently, and the combinations that they can give.",
+            "step | row | int32 | round | the round",
+            "kind | row | str | | marginal (one token of one position) or combination (all tokens of the round)",
+            "place | row | int32 | position | position of a marginal; rank of a combination",
+            "piece | row | str | | the token, or the tokens with blanks between them",
+            "probability | row | float32 | probability | under the marginal, or the product of marginals",
+            "joint | row | float32 | probability | of a combination under the true law (NaN for marginals and where unknown)",
+            "drawn | row | bool | | what the round decided",
         ),
         _group(
             "attention",
@@ -248,6 +287,7 @@ GROUPS: dict[str, Group] = {
             "y | row | float64 | y_label | ordinate",
             "y_low | row | float64 | y_label | lower bound (NaN = none)",
             "y_high | row | float64 | y_label | upper bound (NaN = none)",
+            "setting? | row | float64 | knob | value of the knob that made the point (NaN = none)",
         ),
         _group("settings", "Knob values of a sweep's settings: one variable of dimension `setting` for each knob."),
     )

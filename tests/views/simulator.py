@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.views.diffusion_groups import groups as groups_of_diffusion
 from tests.views.pictures import groups as groups_of_pictures
 from tests.views.pictures import heads
 from workbench.record import Record
@@ -116,7 +117,7 @@ def record(seed: int = 4, steps: int = 12, branching: tuple[int, ...] = (3, 2, 1
     columns["attention"] = attention(seed)
     groups, attrs = curves(columns, seed)
     attrs["attention"] = {"tau": 0.9}
-    for more, names in (heads(seed), groups_of_pictures(seed)):
+    for more, names in (heads(seed), groups_of_pictures(seed), groups_of_diffusion(seed)):
         columns |= more
         attrs |= names
     emitted = float(np.mean(columns["steps"]["emitted"]))

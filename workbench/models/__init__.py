@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from workbench.models.hub import Entry, LoadedModel, available, cache_folder, load, pull
 from workbench.models.table import TableLM
+from workbench.models.table_dlm import TableDLM
 
-__all__ = ["Entry", "LoadedModel", "TableLM", "available", "cache_folder", "load", "pull"]
+__all__ = ["Entry", "LoadedModel", "TableDLM", "TableLM", "available", "cache_folder", "load", "pull"]

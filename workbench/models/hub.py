@@ -16,13 +16,18 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import InputError, KindError, ModelError, expected
+from workbench.models.chain_dlm import ChainDLM, plays_chain
 from workbench.models.table import NAMED_TABLES, TableLM, named_table
+from workbench.models.table_dlm import NAMED_JOINTS, TableDLM, named_joint
 
 #: Called with the share done (0 to 1) and what is going on.
 Progress = Callable[[float, str], None]
 
 SMOLLM2 = "smollm2-135m"
 _SHIPPED = {"lab-target": "lab/target", "lab-draft": "lab/draft", "scene-reader": "scenes/reader"}
+#: The small models of the diffusion papers: TinyMDM and TinyAR, three seeds each.
+_TINY = {f"tiny-{kind}{f'-{seed}' if seed else ''}": f"diffusion/{kind}_{seed}" for kind in ("mdm", "ar") for seed in range(3)}
+_CHAIN = "plays-chain"
 _HERE = Path(__file__).parent
 
 
@@ -52,12 +57,14 @@ class LoadedModel:
     @property
     def vocab_size(self) -> int:
         """Tokens that the model gives a probability."""
-        return self.model.vocab_size if self.is_table else int(self.model.config.get_text_config().vocab_size)
+        if hasattr(self.model, "vocab_size"):
+            return int(self.model.vocab_size)
+        return int(self.model.config.get_text_config().vocab_size)
 
     @functools.cached_property
     def eos_ids(self) -> frozenset[int]:
         """Tokens that end a text; none for tables."""
-        if self.is_table:
+        if not hasattr(self.model, "config"):
             return frozenset()
         configs = (getattr(self.model, "generation_config", None), self.model.config, self.tokenizer)
         found = [getattr(config, "eos_token_id", None) for config in configs if config is not None]
@@ -151,7 +158,18 @@ def available() -> list[Entry]:
     eagle = _HERE / "assets" / "eagle_smollm2"
     status = "ready" if (eagle / "draft.safetensors").exists() else "python recipes/eagle_smollm2.py makes it"
     entries.append(Entry("eagle", f"draft layer for {SMOLLM2} (knob draft='eagle')", _size_mb(eagle), str(eagle), status))
+    for name, inside in _TINY.items():
+        where = _HERE / inside
+        status = "ready" if (where / "model.safetensors").exists() else "python recipes/tiny_diffusion.py makes it"
+        kind = "masked diffusion" if "mdm" in name else "left to right"
+        entries.append(Entry(name, f"small {kind} model of tasks with known laws", _size_mb(where), str(where), status))
     entries += [Entry(n, "table of 4 tokens: every law is exact", 0.0, "made on the spot", "ready") for n in NAMED_TABLES]
+    entries += [
+        Entry(n, "ideal masked-diffusion model: a joint law, enumerated", 0.0, "made on the spot", "ready") for n in NAMED_JOINTS
+    ]
+    entries.append(
+        Entry(_CHAIN, "ideal masked-diffusion model of the plays: a chain of characters", 0.0, "made on the spot", "ready")
+    )
     return entries
 
 
@@ -171,7 +189,9 @@ def pull(name: str, progress: Progress | None = None) -> Path:
         return smollm2.fetch(cache_folder(), progress)
     if name in _SHIPPED:
         return _HERE / _SHIPPED[name]
-    if name in NAMED_TABLES:
+    if name in _TINY:
+        return _HERE / _TINY[name]
+    if name in {*NAMED_TABLES, *NAMED_JOINTS, _CHAIN}:
         raise ModelError(f"{name!r} is a table that is made on the spot. There is nothing to fetch.")
     from workbench.models import remote
 
@@ -180,7 +200,7 @@ def pull(name: str, progress: Progress | None = None) -> Path:
 
 def known_names() -> list[str]:
     """Return the names that `load` takes beside folders and hub ids."""
-    return [SMOLLM2, *_SHIPPED, *NAMED_TABLES]
+    return [SMOLLM2, *_SHIPPED, *_TINY, *NAMED_TABLES, *NAMED_JOINTS, _CHAIN]
 
 
 _loaded: dict[str, LoadedModel] = {}
@@ -204,16 +224,16 @@ def load(source: Any, tokenizer: Any = None, progress: Progress | None = None) -
         return source
     if isinstance(source, (str, os.PathLike)):
         return _load_named(os.fspath(source), progress)
-    if isinstance(source, TableLM) or (hasattr(source, "forward") and hasattr(source, "config")):
+    if isinstance(source, (TableLM, TableDLM, ChainDLM)) or (hasattr(source, "forward") and hasattr(source, "config")):
         return _wrap(source, tokenizer)
-    wanted = "a model's name, a folder, a LoadedModel, a Hugging Face causal LM or a TableLM"
+    wanted = "a model's name, a folder, a LoadedModel, a Hugging Face causal LM, a TableLM or a TableDLM"
     raise KindError(expected("model", wanted, type(source).__name__))
 
 
 def _wrap(model: Any, tokenizer: Any) -> LoadedModel:
     with _guard:
         if model not in _wrapped or tokenizer is not None:
-            name = model.name if isinstance(model, TableLM) else _module_name(model)
+            name = model.name if isinstance(model, (TableLM, TableDLM, ChainDLM)) else _module_name(model)
             if getattr(model, "training", False):
                 raise ModelError(f"Model {name!r} is in training mode, where dropout changes its law. Call model.eval() first.")
             _wrapped[model] = LoadedModel(model, tokenizer, name)
@@ -239,6 +259,16 @@ def _load_named(name: str, progress: Progress | None) -> LoadedModel:
 def _read(name: str, progress: Progress | None) -> LoadedModel:
     if name in NAMED_TABLES:
         return LoadedModel(named_table(name), None, name)
+    if name in NAMED_JOINTS:
+        return LoadedModel(named_joint(name), None, name)
+    if name == _CHAIN:
+        return LoadedModel(plays_chain(), None, name)
+    if name in _TINY:
+        from workbench.models import tiny
+
+        folder = pull(name, progress)
+        card = folder / "README.md"
+        return LoadedModel(tiny.read(folder), None, name, card.read_text(encoding="utf-8") if card.exists() else "")
     if name in known_names():
         folder = pull(name, progress)
     elif Path(name).is_dir():
@@ -247,6 +277,10 @@ def _read(name: str, progress: Progress | None) -> LoadedModel:
         from workbench.models import remote
 
         folder = remote.fetch(name, known_names())
+    from workbench.models import masked_hub
+
+    if masked_hub.fills_masks(folder):
+        return masked_hub.read_folder(folder, name)
     return read_folder(folder, name)
 
 

@@ -45,6 +45,17 @@ _FILES = (
     "rank_agreement",
     "thresholds",
     "kept_by_kind",
+    "commit_film",
+    "commit_map",
+    "tokens_accuracy",
+    "bits_lost",
+    "why_broke",
+    "oracle_gap",
+    "bits_rounds",
+    "ledger",
+    "explored",
+    "fewer_rounds",
+    "cost_knee",
     "speed_quality",
 )
 

@@ -21,6 +21,7 @@ SOURCES = {
     "residual": ("chosen", "residual"),
     "bonus": ("chosen", "bonus"),
     "target": ("target", "target"),
+    "unmasked": ("accepted", "decided by a diffusion decoder"),
     "agrees": ("accepted", "same as the dense run"),
     "differs": ("rejected", "the dense run's token; this run would write another"),
 }
@@ -30,6 +31,7 @@ DASH = {
     "residual": "solid",
     "bonus": "solid",
     "target": "solid",
+    "unmasked": "solid",
     "agrees": "solid",
     "differs": "dash",
 }
@@ -171,11 +173,14 @@ def caption(record: Record, *, step: int | None = None) -> str:
     sources, steps, pieces = columns(record, "text", "source", "step", "piece")
     if step is not None:
         check(record, step)
-        mine = "".join(house.token(str(p), 40) for p in pieces[steps == step])
+        between = str(record.group_attrs("text").get("words", ""))
+        mine = between.join(house.token(str(p), 40) for p in pieces[steps == step])
         if (sources[steps == step] == "differs").any():
             return f"The dense run's token {step + 1}, “{mine}”: this run would write another."
         if (sources[steps == step] == "agrees").any():
             return f"The dense run's token {step + 1}, “{mine}”: this run would write the same."
+        if (sources[steps == step] == "unmasked").any():
+            return f"Round {step + 1} decided {plural(int((steps == step).sum()), 'token')}: “{mine}”."
         return f"Step {step} wrote “{mine}” in one call of the target."
     made = [str(s) for s in sources[steps >= 0]]
     if not made:
@@ -183,6 +188,8 @@ def caption(record: Record, *, step: int | None = None) -> str:
     if {"agrees", "differs"} & set(made):
         return f"Of the {plural(len(made), 'token')} that the dense run writes after the prompt, this run would write {made.count('agrees')}."
     calls = len(np.unique(steps[steps >= 0]))
+    if "unmasked" in made:
+        return f"{plural(len(made), 'token')} were decided in {plural(calls, 'round')}."
     return (
         f"{made.count('draft')} of {plural(len(made), 'new token')} were drafted; the target was called {plural(calls, 'time')}."
     )

@@ -9,6 +9,7 @@ from workbench.kernels.simd import LANES, WIDE, aligned_copy, make_tile
 
 BLOCK = 16  # output rows of one task: one cache line of each result row
 _one = make_tile(1, 1, prefetch=False)
+_row = make_tile(1, 4, prefetch=True)  # four chains of sums at once: with one, int8 weights wait for the adder, not for memory
 _FOUR, _EIGHT = (4, 2) if WIDE else (2, 1)  # weight rows in a tile of 4 and of 8 rows of x
 _four = make_tile(4, _FOUR, prefetch=True)
 _eight = make_tile(8, _EIGHT, prefetch=True)
@@ -43,6 +44,12 @@ def products(x, w, first, count, sums):
                 for j in range(_FOUR):
                     sums[t, i + j] = part[t * _FOUR + j]
             i += _FOUR
+    else:
+        while i + 4 <= count:
+            part = _row(x, 0, 0, w, first + i, 0, chunks)
+            for j in range(4):
+                sums[0, i + j] = part[j]
+            i += 4
     for o in range(i, count):
         for r in range(rows):
             sums[r, o] = _one(x, r, 0, w, first + o, 0, chunks)[0]

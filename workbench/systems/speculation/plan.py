@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import InputError, expected
-from workbench.meters import linear_cost, measure
+from workbench.meters import interleaved, linear_cost, measure
 from workbench.models.session import Session, chain_parents
 from workbench.system import device_name, versions
 from workbench.tape import Tape
@@ -109,15 +109,21 @@ def best_plan(profile: Profile) -> Plan:
     return Plan(depth, width, speedup(depth, width))
 
 
-def latency(session: Session, rows: Sequence[int] = ROWS, budget_s: float = 0.6) -> list[float]:
-    """Return the milliseconds of a forward pass for each count of rows on a session's present prefix."""
+def latency(session: Session, rows: Sequence[int] = ROWS, turns: int = 3) -> list[float]:
+    """Return the milliseconds of a forward pass for each count of rows on a session's present prefix.
+
+    The least of `turns` calls counts, all counts of rows in turn: another program on the machine only ever adds time. More
+    rows are never less work, so no count is left dearer than a larger one.
+    """
 
     def once(count: int) -> None:
         session.forward([1] * count, [-1] * count)
         session.keep([])
 
     once(max(rows))  # compiles and warms up
-    return [measure(lambda n=n: once(n), repeats=5, warmup=1, budget_s=budget_s / len(rows)).median for n in rows]  # type: ignore[misc]
+    works = {str(n): (lambda n=n: once(n)) for n in rows}
+    least = [timing.best for timing in interleaved(works, repeats=turns, warmup=0).values()]
+    return np.minimum.accumulate(least[::-1])[::-1].tolist()
 
 
 _profiles: dict[str, Profile] = {}
@@ -227,7 +233,7 @@ def weight_bytes(session: Session | None) -> int:
 
 
 def draft_call_ms(target: Session, draft: Session, prompt: Sequence[int]) -> float:
-    """Return the median milliseconds of one draft call with one row."""
+    """Return the least milliseconds of a draft call with one row (as `latency` does for the target)."""
     sequence = list(prompt)[: target.length + 1] or [0]
     if draft.length < target.length or target.length >= len(sequence):
         sequence = sequence[-1:]
@@ -236,4 +242,4 @@ def draft_call_ms(target: Session, draft: Session, prompt: Sequence[int]) -> flo
         draft.forward(sequence[-1:], chain_parents(1), last_only=True)
         draft.keep([])
 
-    return measure(once, repeats=5, warmup=1, budget_s=0.5).median
+    return measure(once, repeats=5, warmup=1, budget_s=0.5).best

@@ -1,0 +1,1 @@
+"""Masked-diffusion language models: how many tokens can be decided at once, and at what price."""
