@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -18,19 +20,21 @@ from typing import Any
 import panel as pn
 import param
 
-from widgets import controls, link, meters, worker
+from widgets import controls, link, messages, meters, operations, worker
+from widgets.keeping import Keeping, kept_key
 from widgets.parts import Controls, Header, Picture, Scrubber, Tabs, served
 from widgets.recorded import recorded_run
-from widgets.running import Run, Running
-from widgets.stage import Stage, changed_groups
+from widgets.running import Run
+from widgets.stage import Slot, Stage, changed_groups
 from widgets.style import page_style
+from widgets.sweeps import Sweep, Sweeping
 from workbench import theme as themes
-from workbench.errors import InputError, WorkbenchError
+from workbench.errors import InputError, WorkbenchError, unknown
 from workbench.record import Record
 from workbench.system import System
 
 
-class Bench(Running, pn.viewable.Viewer):
+class Bench(Sweeping, Keeping, pn.viewable.Viewer):
     """The live page of a system: displays itself in JupyterLab, `.servable()` under `panel serve`.
 
     Args:
@@ -55,7 +59,12 @@ class Bench(Running, pn.viewable.Viewer):
         self._number = 0  # of the run on show; 0 is the recorded one
         self._id = uuid.uuid4().hex[:8]
         self._lock = threading.RLock()
+        self._changes: deque[Callable[[], None]] = deque()  # that wait for their turn in the page's session
+        self._messages = 0  # answered so far
         self._job: worker.Job | None = None
+        self._sweep: Sweep | None = None
+        self._visitor = ""  # the browser's key, once it has said hello
+        self._wanted = ""  # the kept run that the link names
         self._warming: Future[None] | None = None
         self._ran_with: dict[str, Any] = {}
         self._public = served()
@@ -80,6 +89,8 @@ class Bench(Running, pn.viewable.Viewer):
             presets=list(cls.presets),
         )
         self.stage = Stage(cls.shows, self._picture)
+        self.sweep_slot = Slot(self._picture("sweep"))
+        self.sweep_slot.picture.closable = True
         self.scrubber = Scrubber(on_message=self._heard, bench=self._id, whole_page=whole)
         self.tabs = Tabs(on_message=self._heard, bench=self._id)
         self.meters = pn.pane.HTML("", stylesheets=[meters.STYLE], sizing_mode="stretch_width", margin=0)
@@ -93,7 +104,7 @@ class Bench(Running, pn.viewable.Viewer):
 
     def _layout(self) -> pn.Column:
         slots = {name: slot.picture for name, slot in self.stage.slots.items()}
-        center = _column([slots["hero"], self.scrubber, self.growing, slots["strip"]], "wb-center")
+        center = _column([slots["hero"], self.scrubber, self.growing, slots["strip"], self.sweep_slot.picture], "wb-center")
         side = _column([self.meters, slots["plane"]], "wb-side")
         body = _column([_column([self.controls], "wb-controls"), center, side], "wb-body")
         pair = _column([slots["left"], slots["right"]], "wb-pair")
@@ -115,6 +126,7 @@ class Bench(Running, pn.viewable.Viewer):
             if kept is not None and not link.names_knob(self.system, search):
                 self._try_set(kept.knobs)
             other, notes = link.restore(self.system, search, public=True)
+            self._wanted = kept_key(search)
             pn.state.on_session_destroyed(lambda _: self.close())
         self._wear(other["theme"] if other.get("theme") in themes.DESIGNS else self.theme)
         self.header.ask_theme = self._public and "theme" not in other
@@ -128,7 +140,7 @@ class Bench(Running, pn.viewable.Viewer):
         self._refresh_controls()
         if notes:
             self._say(" ".join(notes) + " The default is used.")
-        if kept is None or self._needs_run():
+        if (kept is None or self._needs_run()) and not self._wanted:
             # A word from a run that ends before the session is attached to its browser would be lost.
             pn.state.onload(lambda: self._heard({"kind": "run"}))
 
@@ -164,18 +176,25 @@ class Bench(Running, pn.viewable.Viewer):
             "live": self._on_live, "settle": self._on_settle, "run": lambda _: self._start(), "preset": self._on_preset,
             "cancel": lambda _: self.cancel(), "theme": self._on_theme, "step": self._on_step, "click": self._on_click, "zoom": self._on_zoom,
             "painted": lambda _: self._warm(), "words": self._on_words, "tab": self._on_tab, "dismiss": lambda _: self._say(""),
+            "sweep": self._on_sweep, "close": lambda _: self._close_sweep(), "hello": self._on_hello, "keep": self._on_keep,
+            "download": self._on_download,
         }  # fmt: skip
         action = actions.get(str(message.get("kind")))
-        if action is None:
+        if action is None or not messages.well_formed(message):
             return
-        with self._lock, pn.io.hold():
-            try:
-                action(message)
-            except Exception as error:
-                self._say(worker.sentence(error), "error")
-                self._refresh_controls()
-            if message.get("seq"):
-                (self.scrubber if message["kind"] == "step" else self.controls).ack = int(message["seq"])
+        began = time.perf_counter()
+        with self._lock:
+            with pn.io.hold():
+                try:
+                    action(message)
+                except Exception as error:
+                    self._say(worker.sentence(error), "error")
+                    self._refresh_controls()
+                if message.get("seq"):
+                    (self.scrubber if message["kind"] == "step" else self.controls).ack = int(message["seq"])
+            self._messages += 1
+        if message["kind"] == "live":
+            operations.METRICS.took("move", time.perf_counter() - began)
 
     def _set(self, values: dict[str, Any]) -> None:
         self.system.set(**{n: controls.read(self.system, n, raw, public=self._public) for n, raw in values.items()})
@@ -210,15 +229,21 @@ class Bench(Running, pn.viewable.Viewer):
             self._refresh_controls()
 
     def _on_preset(self, message: dict[str, Any]) -> None:
-        self.system.set(**type(self.system).presets[str(message["name"])])
+        presets = type(self.system).presets
+        if message["name"] not in presets:
+            raise unknown("preset", message["name"], presets)
+        self.system.set(**presets[message["name"]])
         self._refresh_controls()
         self._rederive()
         if self._needs_run():
             self._start()
 
     def _on_theme(self, message: dict[str, Any]) -> None:
+        if message["theme"] not in themes.DESIGNS:
+            return
         self._wear(message["theme"])
         self.stage.option_changed("theme", self._options())
+        self._draw_sweep()
         self._write_link()
 
     def _wear(self, theme: str) -> None:
@@ -229,8 +254,11 @@ class Bench(Running, pn.viewable.Viewer):
         self._go_to(int(message["step"]))
 
     def _on_words(self, message: dict[str, Any]) -> None:
-        slot = self.stage.slots[message["place"]]
-        if self.record is not None:
+        if message.get("place") == "sweep":
+            self._draw_sweep()
+            return
+        slot = self.stage.slots.get(str(message.get("place")))
+        if self.record is not None and slot is not None:
             slot.draw(self.record, self._options())
 
     def _on_tab(self, message: dict[str, Any]) -> None:
@@ -241,8 +269,13 @@ class Bench(Running, pn.viewable.Viewer):
     def _on_click(self, message: dict[str, Any]) -> None:
         """Follow a click: on the plane to that run; elsewhere the mark is selected, or its step is shown."""
         mark, place = message.get("custom"), message["place"]
+        if place not in {"sweep", *self.stage.slots}:
+            return
         mark = mark[0] if isinstance(mark, list) and mark else mark
-        if not isinstance(mark, (int, float)):
+        if not isinstance(mark, (int, float)) or not math.isfinite(mark):
+            return
+        if place == "sweep":
+            self._on_sweep_click(int(mark))
             return
         view = self.stage.slots[place].view
         if place == "plane":
@@ -269,10 +302,14 @@ class Bench(Running, pn.viewable.Viewer):
             return
         self.cancel()
         run = others[index]
-        self.system.set(**run.knobs | self.system.pictures_of(run.record))
-        self._ran_with, self._number = self.system.values(), run.number
+        self._bring(run.record, run.knobs, run.number, f"run {run.number} of this page")
+
+    def _bring(self, record: Record, knobs: dict[str, Any], number: int, detail: str = "") -> None:
+        """Bring an earlier run on show, with the knobs that made it."""
+        self.system.set(**knobs | self.system.pictures_of(record))
+        self._ran_with, self._number = self.system.values(), number
         self._refresh_controls()
-        self._show(run.record, "measured", f"run {run.number} of this page")
+        self._show(record, "measured", detail or f"run {number} of this page")
 
     def _go_to(self, step: int) -> None:
         count = self.stage.steps()
@@ -325,7 +362,7 @@ class Bench(Running, pn.viewable.Viewer):
 
     def _refresh_controls(self) -> None:
         self.controls.param.update(values=controls.shown(self.system), fresh=self.controls.fresh + 1)
-        self.header.python = link.python(self.system)
+        self.header.param.update(python=link.python(self.system), command=link.command(self.system))
         self._write_link()
 
     def _write_link(self) -> None:
@@ -337,21 +374,46 @@ class Bench(Running, pn.viewable.Viewer):
         self.header.param.update(message=message, tone=tone)
 
     def _on_page(self, change: Callable[[], None]) -> None:
-        """Make a change in this page's session, from whatever thread."""
+        """Make a change in this page's session, from whatever thread, after what the reader's own messages changed."""
+        if self._closed:
+            return
+        self._changes.append(change)
+        if self._doc is None or self._doc.session_context is None:
+            with self._lock:
+                self._make_changes()
+        else:
+            self._schedule()
 
-        def guarded() -> None:
-            with self._lock, pn.io.hold():
+    def _schedule(self) -> None:
+        heard = self._messages
+        if not self._closed:
+            self._doc.add_next_tick_callback(lambda: self._drain(heard))
+
+    def _drain(self, heard: int) -> None:
+        """Make the changes that wait, in order. Runs on the server's loop, which must never wait for a page.
+
+        A message is answered on a thread of its own, and Panel queues what it sets for the loop's next turn. A change that was
+        queued before that answer must not overtake it: what it set would be overwritten by what is older.
+        """
+        if not self._lock.acquire(blocking=False):
+            self._doc.add_timeout_callback(self._schedule, 5)
+            return
+        try:
+            if heard != self._messages:
+                self._schedule()
+            else:
+                self._make_changes()
+        finally:
+            self._lock.release()
+
+    def _make_changes(self) -> None:
+        with pn.io.hold():
+            while self._changes:
+                change = self._changes.popleft()
                 try:
                     change()
                 except Exception as error:  # a page must outlive a picture that cannot be drawn
                     self._say(worker.sentence(error), "error")
-
-        if self._closed:
-            return
-        if self._doc is not None and self._doc.session_context is not None:
-            self._doc.add_next_tick_callback(guarded)
-        else:
-            guarded()
 
     def close(self) -> None:
         """Stop this page's run and forget its records (called when its session ends)."""
@@ -360,6 +422,7 @@ class Bench(Running, pn.viewable.Viewer):
         self._job = None
         self.record = self.stage.record = None
         self.history = []
+        self._sweep = None
 
 
 def _whole(text: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlencode
 
@@ -38,6 +39,15 @@ def restore(system: System, search: str, *, public: bool) -> tuple[dict[str, str
 def names_knob(system: System, search: str) -> bool:
     """Return whether a link holds any knob (one that only names a theme or a step does not)."""
     return any(name in system.knob_names() for name, _ in parse_qsl(search.lstrip("?")))
+
+
+def command(system: System) -> str:
+    """Return the command line that makes this run, with the knobs that differ from their defaults."""
+    changed = {n: v for n, v in system.values().items() if v != plain(system.knobs()[n].default)}
+    own = [n for n, v in changed.items() if str(v).startswith(OWN_PICTURE)]
+    options = [f"--{n.replace('_', '-')} {shlex.quote(controls.spell(v))}" for n, v in changed.items() if n not in own]
+    remark = [f"# {n}: a picture of your own has no spelling here; use the Python call" for n in own]
+    return "\n".join([*remark, " ".join(["workbench run", system.key, *options, "--out run.zarr.zip"])])
 
 
 def python(system: System) -> str:

@@ -7,6 +7,7 @@ installed plotly package ships, because Panel bundles an older one that need not
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -53,6 +54,11 @@ class Part(JSComponent):
             self._on_message(data)
 
 
+def send_file(part: Part, data: bytes, name: str) -> None:
+    """Send a file to the browser, which saves it under the name."""
+    part._send_msg({"file": base64.b64encode(data).decode("ascii"), "name": name})
+
+
 class Header(Part):
     """Title, question, state of the run, theme, share, copy as Python, and the one banner for messages."""
 
@@ -70,7 +76,9 @@ class Header(Part):
     dark_page = param.String("#12151a")
     message = param.String("")
     tone = param.String("note", doc="note or error")
-    python = param.String("")
+    python = param.String("", doc="The call that makes the run.")
+    command = param.String("", doc="The command line that makes it.")
+    visitor = param.String("", doc="The key that the browser keeps for its shelf.")
 
     _esm = asset("newest.js", "header.js")
 
@@ -99,6 +107,7 @@ class Picture(Part):
     empty = param.String("", doc="What to say, and what to do, when there is no figure.")
     dimmed = param.Boolean(False)
     reacts = param.Boolean(False, doc="Live knobs change this picture.")
+    closable = param.Boolean(False, doc="A reader may take it off the page.")
     plotly_url = param.String("")
 
     _esm = asset("newest.js", "picture.js")

@@ -47,12 +47,21 @@ class Running:
     _warming: Future[None] | None
     _ran_with: dict[str, Any]
     _number: int
-    _visitor: str
     _say: Callable[..., None]
     _show: Callable[..., None]
     _options: Callable[[], dict[str, Any]]
     _on_page: Callable[[Callable[[], None]], None]
     _rederive: Callable[[], None]
+    _refresh_controls: Callable[[], None]
+    _bring: Callable[..., None]
+    _public: bool
+    _visitor: str
+    _id: str
+
+    @property
+    def _owner(self) -> str:
+        """Whose turns this page's runs take in the queue: the browser's, or the page's own until it has said hello."""
+        return self._visitor or self._id
 
     def _needs_run(self) -> bool:
         now = self.system.values()
@@ -72,17 +81,22 @@ class Running:
         if self.header.tone == "error":
             self._say("")
         self.stage.dim(True)
-        self._job = worker.QUEUE.submit(lambda job: self._work(job, type(self.system)(**knobs)), self._changed(knobs))
+        make = type(self.system)
+        self._job = worker.QUEUE.submit(lambda job: self._work(job, make(**knobs)), self._changed(knobs), self._owner)
 
     def cancel(self) -> None:
         """Ask this page's run to stop at its next step, or take it out of the queue."""
         if self._job is not None and self._job.state in {"waiting", "running"}:
             worker.QUEUE.cancel(self._job)
 
-    def _work(self, job: worker.Job, system: System) -> Record:
+    def _prepared(self, job: worker.Job, system: System) -> None:
+        """Wait for the models that a run needs."""
         if self._warming is None:
             self._warming = worker.warm(system)
         worker.settled(self._warming, job)
+
+    def _work(self, job: worker.Job, system: System) -> Record:
+        self._prepared(job, system)
         return system.record(Tape(on_step=_Watch(self, job, system), cancel=job.cancelled))
 
     def _changed(self, knobs: dict[str, Any]) -> Callable[[worker.Job], None]:
@@ -101,13 +115,18 @@ class Running:
         elif state == "running":
             self.header.param.update(state="running", detail="", progress=-1.0)
         elif state == "done" and result is not None:
-            self._keep(result, knobs)
+            self._finished(result, knobs)
         else:
             self._stopped(state, job.error)
 
-    def _keep(self, record: Record, knobs: dict[str, Any]) -> None:
-        self._number = 1 + max([0, *(run.number for run in self.history)])
-        self.history = [*self.history, Run(self._number, record, knobs)][-MAX_HISTORY:]
+    def _remember(self, record: Record, knobs: dict[str, Any]) -> int:
+        """Put a finished run into the page's history and return its number."""
+        number = 1 + max([0, *(run.number for run in self.history)])
+        self.history = [*self.history, Run(number, record, knobs)][-MAX_HISTORY:]
+        return number
+
+    def _finished(self, record: Record, knobs: dict[str, Any]) -> None:
+        self._number = self._remember(record, knobs)
         self.stage.mark_live(set(self.system.derive(record)))
         self._show(record, "measured")
         if any(self.system.values()[n] != v for n, v in self._ran_with.items() if self.system.knobs()[n].live):

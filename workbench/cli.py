@@ -147,16 +147,38 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on (0 = any free one).")] = 5006,
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     show: Annotated[bool | None, typer.Option("--show/--no-show", help="Open a browser; by default on a terminal.")] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="For visitors: bounded work, fair turns, JSON log, metrics behind a token.")
+    ] = False,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="HOST[:PORT] that visitors type; may be given several times.")
+    ] = None,
+    num_procs: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port, each with its own models.")] = 1,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Public: runs that may wait.")] = 40,
+    max_each: Annotated[int, typer.Option(min=1, help="Public: runs of one visitor that may wait or go on.")] = 2,
+    max_seconds: Annotated[float, typer.Option(min=1, help="Public: seconds of one run.")] = 120.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Public: most that a knob counted in tokens takes.")] = 256,
+    max_pages: Annotated[int, typer.Option(min=1, help="Public: pages open at once.")] = 300,
 ) -> None:
-    """Serve the live pages: the gallery at `/`, each system at its own path (`/rsd`)."""
+    """Serve the live pages: the gallery at `/`, each system at its own path (`/rsd`), kept runs at `/compare`.
+
+    `/health` answers machines, `/metrics` shows requests, queue, memory and latencies. SIGTERM or Ctrl-C lets the run that goes
+    on end first.
+    """
     from workbench import system as systems
 
     for name in names or ():
         systems.get(name)
+    from widgets.operations import Limits
     from widgets.serve import serve as serve_pages
 
+    limits = Limits(waiting=max_waiting, each=max_each, seconds=max_seconds, tokens=max_tokens, sessions=max_pages)
+    opens = sys.stdout.isatty() and not public if show is None else show
     try:
-        serve_pages(list(names or ()), port=port, address=address, show=sys.stdout.isatty() if show is None else show)
+        serve_pages(
+            list(names or ()), port=port, address=address, show=opens, public=public, limits=limits,
+            allow_origins=allow_origin or (), num_procs=num_procs,
+        )  # fmt: skip
     except OSError as error:
         reason = error.strerror or str(error)
         raise StorageError(f"The page cannot listen on {address}:{port}: {reason}. Choose another port with --port.") from error

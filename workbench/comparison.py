@@ -32,8 +32,8 @@ class Comparison:
     one figure on shared scales. The first record is what the others are compared with.
     """
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.records = list(records)
+    def __init__(self, records: Sequence[Record], names: Sequence[str] | None = None) -> None:
+        self.records, self._names = list(records), list(names) if names is not None else None
         if len(self.records) < 2:
             raise InputError(
                 expected("compare", "at least two records", len(self.records), "", "Run the system again with another knob")
@@ -41,12 +41,14 @@ class Comparison:
         wrong = [r for r in self.records if not isinstance(r, Record)]
         if wrong:
             raise InputError(expected("compare", "records", type(wrong[0]).__name__, "", "Load a file with workbench.load(path)"))
-        if any("settings" in r for r in self.records):
+        if any(r.settings() for r in self.records):
             raise InputError(expected("compare", "records of single runs", "a sweep", "", "Take its runs with record.at(i)"))
 
     @property
     def labels(self) -> list[str]:
-        """A short name of each record: the first knobs that differ, else its number and system."""
+        """A short name of each record: the one it was given, the first knobs that differ, else its number and system."""
+        if self._names is not None:
+            return [f"{i + 1}: {n}" if self._names.count(n) > 1 else n for i, n in enumerate(self._names)]
         rows = self.knobs[:2]
         names = [", ".join(f"{r['knob']} {_short(r['values'][i])}" for r in rows) for i in range(len(self.records))]
         if not rows or len(set(names)) < len(names):
@@ -91,6 +93,11 @@ class Comparison:
         """
         import plotly.graph_objects as go
 
+        spec = self.spec(view, theme=theme, **options)
+        return go.Figure(spec["data"], spec["layout"], _validate=False)
+
+    def spec(self, view: str, *, theme: str = "light", title: bool = True, **options: Any) -> Spec:
+        """Return the same as a plain dict, what a page sends on a slider's path; without `title` the question is the page's."""
         if view not in self.views:
             raise unknown("view of every record", view, self.views)
         specs = [
@@ -99,8 +106,7 @@ class Comparison:
             )
             for i, r in enumerate(self.records)
         ]
-        spec = beside(specs, self.labels, theme, views.get(view).question, stacked=views.get(view).wide)
-        return go.Figure(spec["data"], spec["layout"], _validate=False)
+        return beside(specs, self.labels, theme, views.get(view).question if title else "", stacked=views.get(view).wide)
 
     def text(self, view: str, **options: Any) -> str:
         """Return the view's words for each record under its label; options as in `figure`."""
@@ -139,11 +145,7 @@ class _Settings(Comparison):
     """Runs of one sweep: one of them may stand alone, and their labels are the knobs that were varied."""
 
     def __init__(self, records: Sequence[Record], labels: Sequence[str]) -> None:
-        self.records, self._own_labels = list(records), list(labels)
-
-    @property
-    def labels(self) -> list[str]:
-        return self._own_labels
+        self.records, self._names = list(records), list(labels)
 
 
 def of_settings(record: Record, view: str) -> Comparison:
@@ -197,10 +199,11 @@ def beside(specs: list[Spec], labels: list[str], theme: str, title: str = "", st
         layout["shapes"] += [cell.mark(s, ("x0", "x1"), ("y0", "y1")) for s in spec["layout"].get("shapes", ())]
         layout["annotations"] += [cell.mark(a, ("x",), ("y",)) for a in spec["layout"].get("annotations", ())]
         layout["annotations"].append(cell.heading(label, theme, _headroom(spec)))
-    margin = layout["margin"] | {"t": layout["margin"]["t"] + 58}
+    margin = layout["margin"] | {"t": layout["margin"]["t"] + (58 if title else 28)}
     heights = [s["layout"].get("height", 360) for s in specs]
     whole = {"height": sum(heights) + 30 * len(specs)} if stacked else {"height": max(heights) + 60}
-    head = {"title": {"text": escape(title, quote=False), "y": 0.995, "yanchor": "top"}, "margin": margin}
+    heading = {"title": {"text": escape(title, quote=False), "y": 0.995, "yanchor": "top"}} if title else {}
+    head = heading | {"margin": margin}
     return {"data": data, "layout": layout | head | whole}
 
 

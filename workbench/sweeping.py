@@ -96,6 +96,23 @@ def run_sweep(
     return _collect(cls(**shared_knobs), settings, values, [outcomes[i] for i in range(len(knobs))], where)
 
 
+def gather(
+    system: type[systems.System],
+    settings: Sequence[Mapping[str, Any]],
+    shared_knobs: Mapping[str, Any],
+    outcomes: Sequence[Outcome | None],
+    where: str,
+) -> Record:
+    """Return what has arrived of a sweep as a record; a setting that is still to come (None) says so in `settings.error`.
+
+    Raises:
+        WorkbenchError: no setting has left a run yet.
+    """
+    values = [_checked(system, i, {**shared_knobs, **setting}) for i, setting in enumerate(settings)]
+    whole = [schema.PENDING if outcome is None else outcome for outcome in outcomes]
+    return _collect(system(**shared_knobs), settings, values, whole, where)
+
+
 def _tell(arrived: Arrived | None, index: int, outcome: Outcome) -> None:
     if arrived is not None:
         arrived(index, outcome)

@@ -23,7 +23,7 @@ export function render({ model }) {
     const box = element(row.href ? "a" : "div", { class: `card ${row.href ? "" : "broken"}`, "data-name": row.name, ...link })
     const picture = row.pictures[model.theme]
     const frame = element("div", { class: "thumb" })
-    if (picture) frame.append(element("img", { src: picture, alt: "", loading: "lazy", width: 460, height: 300 }))
+    if (picture) frame.append(element("img", { src: picture, alt: "", width: 460, height: 300 }))
     else frame.append(element("span", {}, row.name))
     const facts = [row.needs && row.needs !== "not measured" ? `a small run: ${row.needs}` : "", row.models.join(", ")].filter(Boolean)
     box.append(frame, element("h3", {}, row.question || row.title || row.name),
@@ -40,7 +40,7 @@ export function render({ model }) {
     const rows = model.rows.filter(fits)
     const families = unique(rows.map((r) => r.family || "not loaded"))
     cards.replaceChildren(...families.map((name) => element("section", { "aria-label": name }, element("h2", {}, name),
-      element("div", { class: "cards" }, ...rows.filter((r) => (r.family || "not loaded") === name).map(card)))))
+      element("div", { class: "card-grid" }, ...rows.filter((r) => (r.family || "not loaded") === name).map(card)))))
     count.textContent = rows.length === model.rows.length ? `${rows.length} papers` : rows.length ? `${rows.length} of ${model.rows.length} papers` : ""
     if (!rows.length) cards.replaceChildren(element("p", { class: "empty" }, "No paper fits. ",
       element("button", { type: "button", onclick: () => { search.value = family.value = group.value = ""; inClass.checked = false; show() } }, "show all")))
@@ -48,13 +48,7 @@ export function render({ model }) {
     theme.title = `switch to the ${theme.textContent} theme`
   }
   for (const input of [search, family, group, inClass]) input.addEventListener("input", show)
-  const paint = () => {
-    if (!model.whole_page) return
-    document.documentElement.lang = "en"
-    document.documentElement.style.colorScheme = model.theme
-    document.body.style.background = model.theme === "dark" ? model.dark_page : model.light_page
-    document.body.style.margin = "0"
-  }
+  const paint = () => paintPage(model, "Workbench")
   model.on("theme", () => { paint(); show() })
   paint(); show()
   if (model.ask_theme && window.matchMedia("(prefers-color-scheme: dark)").matches) model.send_msg({ kind: "theme", theme: "dark" })

@@ -56,6 +56,7 @@ _FILES = (
     "explored",
     "fewer_rounds",
     "cost_knee",
+    "knob_curve",
     "speed_quality",
 )
 

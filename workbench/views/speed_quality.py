@@ -37,7 +37,14 @@ class Point:
 class Plane:
     """Points of the meters that are shown, and which of them no other point beats in both."""
 
-    def __init__(self, record: Record, others: Sequence[tuple[str, Record]], speed: str | None, quality: str | None) -> None:
+    def __init__(
+        self,
+        record: Record,
+        others: Sequence[tuple[str, Record]],
+        speed: str | None,
+        quality: str | None,
+        label: str = "this run",
+    ) -> None:
         self.speed = _pick(record, "speed", speed)
         self.quality = _pick(record, "quality", quality)
         self.relative = float(self._value(record, self.speed, "baseline") or 0) > 0
@@ -48,7 +55,7 @@ class Plane:
             points = [self._point(record, label, "other", i, i) for i, label in enumerate(setting_labels(record))]
         else:
             points = [self._point(r, label, "other", i) for i, (label, r) in enumerate(others)]
-            points.append(self._point(record, "this run", "this", -1))
+            points.append(self._point(record, label, "this", -1))
         self.points += [p for p in points if p is not None]
 
     def _value(self, record: Record, meter: str, column: str, setting: int = 0) -> Any:
@@ -121,6 +128,7 @@ def draw(
     others: Sequence[tuple[str, Record]] = (),
     speed: str | None = None,
     quality: str | None = None,
+    label: str = "this run",
     theme: str = "light",
     title: str = "",
 ) -> Spec:
@@ -129,8 +137,9 @@ def draw(
     Args:
         others: (label, record) of the runs so far; a click's customdata is the index into it.
         speed, quality: names of the meters to show (by default the first of each kind that has a baseline).
+        label: what the ringed run is called.
     """
-    d, plane = house.design(theme), Plane(record, others, speed, quality)
+    d, plane = house.design(theme), Plane(record, others, speed, quality, label)
     data = [_front(plane, d), *(_trace(plane, kind, d) for kind in ("other", "baseline", "this"))]
     x, y = (
         _range([p.speed for p in plane.points] + [1.0] * plane.relative, 0.25),
