@@ -73,6 +73,14 @@ record.figure("kept_tokens")
 record.figure("mass_curves")
 
 # %% [markdown]
+# Another text, side by side on one scale: what differs between a play and a program belongs to the input, what stays to the model.
+# The same call compares two models (`model=`), or two settings.
+
+# %%
+program = wb.run("zipvl", prompt=data.passage("code", 1500), tau=0.975, new_tokens=16)
+wb.compare(record, program).figure("attention_overview")
+
+# %% [markdown]
 # ## 4. Move this
 #
 # In the live page (`wb.open("zipvl")`) `tau` is a live knob: the kept sets of all layers follow the slider from the recorded
@@ -113,6 +121,7 @@ print(f"largest possible gain here: {float(record['meters'].value.sel(meter='lar
 # %% [markdown]
 # ## 6. Exercise
 #
-# 1. Replace `text` by `data.needle(1500)` and ask at which tau the sentence about the password is skipped by *every* layer.
+# 1. Replace `text` by `data.needle(1500)` and ask at which tau the sentence about the password is skipped by *every* layer; with
+#    `compare_on="the text's own end", new_tokens=4`, whether it is still known at the end (`words_right`).
 # 2. `skip="keys"` lets every token ask but only kept ones answer. Is it closer to the dense run at the same tau? What does it cost?
 # 3. Repeat section 5 for ten passages (`wb.sweep("zipvl", {"seed": range(10)})` varies the probes) and put an interval on the difference.

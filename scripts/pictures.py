@@ -22,6 +22,7 @@ import workbench as wb
 from workbench import data
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "pictures"
+PICTURE_NAMES = {"patch_film": "atp_film"}  # two papers draw this view
 RECORDED = Path(wb.__file__).parent / "recorded"
 PORT = 5917
 #: view -> options, drawn from the run of notebooks/rsd.py
@@ -70,6 +71,7 @@ PAPERS: dict[str, Callable[[], dict[str, Any]]] = {
     "g_search": lambda: recorded("g_search", ("patch_film", "budget_curves")),
     "parallelbench": lambda: recorded("parallelbench", ("commit_film", "why_broke", "tokens_accuracy")),
     "bits_to_rounds": bits_to_rounds,
+    "atp_llava": lambda: {PICTURE_NAMES.get(n, n): f for n, f in recorded("atp_llava", ("patch_film", "kept_by_kind")).items()},
 }
 
 

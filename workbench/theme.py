@@ -167,7 +167,9 @@ def picture(
         revision: names the run, so that a reader's zoom survives a step.
     """
     margin = {"l": 12, "r": 16, "t": 44 if title else 12, "b": 12, "pad": 0} | layout.get("margin", {})
-    if layout.get("showlegend"):
+    if (
+        layout.get("showlegend") and layout.get("legend", {}).get("orientation") != "v"
+    ):  # beside the picture it needs no room above
         margin["t"] += 4 + 19 * _legend_rows([str(t["name"]) for t in data if t.get("showlegend", True) and t.get("name")])
     heading = {"title": {"text": escape(title, quote=False), "y": 0.985, "yanchor": "top"}} if title else {}
     shared = {"template": template(theme), "margin": margin, "uirevision": revision or True, "showlegend": False}

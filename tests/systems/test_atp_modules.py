@@ -98,6 +98,26 @@ def test_gradients_of_thresholds_by_finite_differences():
         bias.requires_grad_(False)
 
 
+def test_the_budget_loss_falls_when_a_threshold_rises():
+    """d L_atp / d theta_r is negative for every module and picture, through the chain of later masks."""
+    first, second = (torch.full((3, 1), 0.4, requires_grad=True) for _ in range(2))
+
+    class Given(torch.nn.Module):
+        def __init__(self, theta):
+            super().__init__()
+            self.theta = theta
+
+        def forward(self, own, cross):
+            return self.theta, torch.full_like(self.theta, 0.9)
+
+    rule, scores = atp.Pruner([Given(first), Given(second)], [0, 1], (4, 4), temperature=10.0), seen()
+    one = rule(Scores(0, scores.cross, scores.own, scores.alive))
+    two = one * rule(Scores(1, scores.cross, scores.own, scores.alive))
+    later, _ = atp.objective([torch.full((3,), 16.0), one.sum(-1), two.sum(-1)], [0, 1], 16, 0.5)
+    for slope in torch.autograd.grad(later, [first, second]):
+        assert (slope < 0).all()
+
+
 def test_a_training_step_moves_the_thresholds(reader):
     g = glance(reader)
     modules = [atp.PruneModule(16) for _ in range(2)]

@@ -220,6 +220,54 @@ def test_trained_modules_beat_chance_at_their_budget(reader):
         assert outcome.accuracy > pictures.sit(reader, big, rule, at=at).accuracy
 
 
+def test_learnt_thresholds_are_no_worse_than_the_fixed_schedule_of_their_mean_share(reader):
+    """The paper's claim, on 400 questions that no training saw: at equal mean tokens, against two full layers and one count."""
+    big = pictures.exam(reader, 400, 13)
+    for found in report.adaptive(reader, 400, 13):
+        if found.share * reader.layers > 2:
+            rule, at = pictures.scheduled(schedules.step(found.share, reader.layers, 64))
+            assert found.accuracy >= pictures.sit(reader, big, rule, at=at).accuracy, f"at a share of {found.share:.2f}"
+
+
+def test_every_method_is_on_the_one_exam():
+    """One picture holds this run, both other papers, chance, a grid, nothing at all and the ceiling, on the same questions."""
+    from widgets.recorded import recorded_run
+
+    curves = {}
+    for key in ("g_search", "atp_llava"):
+        record = recorded_run(key)
+        assert record.group_attrs("curve/accuracy")["samples"] == 300
+        found = record["curve/accuracy"]
+        curves[key] = {
+            (str(n), round(float(x), 4)): round(float(y), 4)
+            for n, x, y in zip(*(found[c].values for c in ("curve", "x", "y")), strict=True)
+        }
+        names = {n for n, _ in curves[key]}
+        assert {
+            "this run",
+            "all picture tokens",
+            "trained thresholds (ATP)",
+            "ZipVL's rule, layer by layer",
+            "chance",
+            "an even grid",
+        } <= names
+        assert {"one step after layer 2 (FastV)", "nothing after layer l", "what the answer needs (ceiling)"} <= names
+    shared = [
+        {k: v for k, v in c.items() if k[0] not in {"this run", "these thresholds, moved together"}} for c in curves.values()
+    ]
+    assert shared[0] == shared[1]
+
+
+def test_the_recorded_run_is_that_of_the_shipped_modules(reader):
+    from widgets.recorded import recorded_run
+
+    found = recorded_run("atp_llava")["curve/accuracy"]
+    mine = found["curve"].values.astype(str) == "trained thresholds (ATP)"
+    now = report.adaptive(reader, 300, report.HELD_OUT_SEED)
+    np.testing.assert_allclose(found["x"].values[mine], [o.share for o in now], atol=2e-3)
+    np.testing.assert_allclose(found["y"].values[mine], [o.accuracy for o in now], atol=0.01)
+
+
 def test_live_offsets_replay_what_was_recorded(pruned):
     system = wb.system.get("atp_llava")(budget=0.35, **SMALL)
     assert system.derive(pruned) == {}

@@ -53,6 +53,14 @@ def test_where_layers_trade_off_greedy_is_not_optimal():
     best = min((k for k in all_schedules(3, 12) if 2 * k[1] + k[2] >= 12), key=sum)
     assert best[1:] == [6, 0]
     assert all(2 * k[1] + k[2] < 12 for k in ([12, 3, 4], [12, 4, 3]))  # no single step down shows it
+    assert s.trade_off(lambda k: float(2 * k[1] + k[2] >= 12), counts, 1.0) == [12, 6, 0]  # the probe does
+
+
+def test_the_probe_finds_nothing_where_layers_do_not_trade_off():
+    for seed in range(10):
+        needs = [9, *np.sort(np.random.default_rng(seed).integers(0, 10, 4))[::-1]]
+        counts, _ = s.g_search(planted(needs), 5, 9, 1.0)
+        assert s.trade_off(planted(needs), counts, 1.0) is None
 
 
 def test_every_step_down_breaks_the_tolerance():
@@ -126,6 +134,49 @@ def test_random_rankings_scatter_as_they_should():
     assert abs(expected - 0.0856) < 1e-4
     assert abs(np.mean(taus)) < 3 * expected / 20
     assert abs(np.std(taus) - expected) < 3 * expected / np.sqrt(800)
+
+
+def branin(x, y):
+    """Return the Branin function, least 0.397887 at three places of [-5, 10] x [0, 15]."""
+    return (y - 5.1 / (4 * np.pi**2) * x**2 + 5 / np.pi * x - 6) ** 2 + 10 * (1 - 1 / (8 * np.pi)) * np.cos(x) + 10
+
+
+def regrets(seed, guided):
+    """Return (regret of the search, of as many random points) on Branin, laid over the plane of steepness and floor."""
+
+    def place(steepness, floor):
+        return -5 + 15 * (np.log10(steepness) + 1) / 2.5, 15 * floor
+
+    best, tried = s.bayesian(lambda a, floor: -branin(*place(a, floor)), 1.0, first=5, guided=guided, seed=seed)
+    drawn = np.random.default_rng(1000 + seed).random((len(tried), 2)) * [15, 15] - [5, 0]
+    return -best.metric - 0.397887, min(branin(*p) for p in drawn) - 0.397887
+
+
+def test_the_search_is_good_on_branin():
+    found = np.array([regrets(seed, 25) for seed in range(3)])
+    assert (found >= -1e-6).all()
+    assert (found[:, 0] < 0.5).all()
+    assert np.median(found[:, 0]) < np.median(found[:, 1])
+
+
+@pytest.mark.long
+def test_the_search_is_good_on_branin_whatever_the_seed():
+    found = np.array([regrets(seed, 35) for seed in range(20)])
+    assert (found[:, 0] < 0.5).sum() >= 18
+    assert np.median(found[:, 0]) < np.median(found[:, 1])
+
+
+def test_expected_improvement_is_that_of_monte_carlo():
+    """The library's acquisition against the mean of what draws exceed the best by."""
+    from bayes_opt.acquisition import ExpectedImprovement
+
+    rng = np.random.default_rng(0)
+    for mean, deviation, best in ((0.2, 0.5, 0.4), (1.0, 0.1, 0.9), (-1.0, 1.0, 0.5)):
+        acquisition = ExpectedImprovement(xi=0.0)
+        acquisition.y_max = best
+        gains = np.maximum(rng.normal(mean, deviation, 200_000) - best, 0)
+        found = float(np.squeeze(acquisition.base_acq(np.array([mean]), np.array([deviation]))))
+        assert abs(found - gains.mean()) < 3 * gains.std() / 200_000**0.5
 
 
 def test_the_search_finds_a_planted_optimum_and_is_reproducible():

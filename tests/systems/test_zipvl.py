@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 import workbench as wb
+from workbench import data
 from workbench.errors import InputError, KindError, ModelError
 from workbench.instruments import taps
 from workbench.systems.attention import packed_cache as pc
@@ -30,6 +31,10 @@ def model() -> LlamaForCausalLM:
         for parameter in made.parameters():  # attention of fresh weights is nearly uniform; make it look somewhere
             parameter.mul_(3.0 if parameter.ndim == 2 else 1.0)
     return made
+
+
+def state_space() -> Any:
+    return MambaForCausalLM(MambaConfig(vocab_size=70, hidden_size=16, num_hidden_layers=1)).eval()
 
 
 def run(model: Any, length: int = 90, **knobs: Any) -> wb.Record:
@@ -72,6 +77,26 @@ def test_ends_of_tau() -> None:
     assert smallest_count(mass, 1.0) == 3
     assert smallest_count(mass, 0.0) == 1
     assert smallest_count(np.eye(1, 6, 3)[0].astype(np.float32), 0.975) == 1
+
+
+@pytest.mark.parametrize("tau", [0.1, 0.31, 0.5, 0.975])
+def test_equal_mass_needs_its_share_of_tokens(tau: float) -> None:
+    assert smallest_count(np.full(40, 3.0, np.float32), tau) == np.ceil(tau * 40)
+
+
+def test_counting_visible_keys_flattens_uniform_attention_and_counting_probes_does_not() -> None:
+    """Every query spreads over the keys it sees: weighted by how many these are, all tokens receive alike."""
+    probs = causal(np.zeros((24, 24)))
+    seen = np.arange(24, 0, -1)
+    np.testing.assert_allclose((probs * np.arange(1, 25)[:, None]).sum(0) / seen, 1, rtol=1e-12)
+    score = scores(token_mass(torch.zeros(1, 24, 8), torch.randn(1, 24, 8), np.arange(24), 8**-0.5), seen, "normalised")
+    assert (np.diff(score) < 0).all()
+
+
+def test_tau_of_zero_keeps_the_forced_tokens_only(model: LlamaForCausalLM) -> None:
+    keep = run(model, tau=0.0, keep_recent=5)["attention"]["keep"].values
+    assert keep[:, -5:].all()
+    assert keep.sum(1).tolist() == [5, 5, 5]
 
 
 def test_uniform_attention_has_the_closed_form() -> None:
@@ -165,6 +190,12 @@ def test_skipping_equals_dense_attention_with_a_mask(skip: str) -> None:
 def test_tau_one_in_sixteen_bits_is_the_dense_model(model: LlamaForCausalLM) -> None:
     record = run(model, tau=1.0, bits_high=16, bits_low=16)
     assert record["attention"]["keep"].values.all()
+    system = ZipVL(model=model, prompt=record["text"]["token_id"].values[:90].tolist(), tau=1.0, new_tokens=12)
+    system.prepare()
+    sparse, dense = (system.prefill(sparse=kind) for kind in (True, False))
+    torch.testing.assert_close(sparse.logits, dense.logits, atol=1e-5, rtol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(dense.logits, model(torch.from_numpy(system._ids)[None]).logits[0, -1], atol=1e-5, rtol=1e-5)
     assert meter(record, "divergence") < 1e-8
     assert meter(record, "next_token_agreement") == 1.0
 
@@ -247,7 +278,7 @@ def test_stored_bytes_are_the_formulas() -> None:
 
 
 @pytest.mark.parametrize(("share", "ratio"), [(0.286, 5.96), (0.5, 5.14), (0.7, 4.55)])
-def test_compression_of_the_sheet_without_the_channel_divisors(share: float, ratio: float) -> None:
+def test_compression_is_the_published_ratio_without_the_channel_divisors(share: float, ratio: float) -> None:
     length, channels = 1024, 192
     kept = int(share * length)
     stored = sum(pc.account(length, kept, channels, (4, 2)))
@@ -292,6 +323,9 @@ def test_work_of_attention_is_counted_with_the_probes(model: LlamaForCausalLM) -
     share = record.column("attention", "keep").mean(1)
     assert meter(record, "attention_work") == pytest.approx((share**2).mean() + 40 / 90)
     assert meter(run(model, tau=0.8, skip="keys"), "attention_work") > meter(record, "attention_work")
+    every = run(model, tau=0.8, probes_recent=4096)
+    assert every.group_attrs("attention")["probes"] == 90
+    assert (share**2).mean() >= share.mean() ** 2  # what is saved is less than the mean share says
 
 
 @pytest.mark.parametrize(
@@ -304,9 +338,12 @@ def test_work_of_attention_is_counted_with_the_probes(model: LlamaForCausalLM) -
         ({"tau": 1.2}, InputError, "tau"),
         ({"bits_low": 5}, InputError, "bits_low"),
         ({"model": "table-target", "prompt": [0, 1]}, InputError, "a language model with attention"),
+        ({"model": state_space, "prompt": [1, 2, 3]}, ModelError, "no attention layer"),
+        ({"image": "scene", "prompt": "auto"}, ModelError, "reads text only"),
     ],
 )
 def test_bad_input_is_one_sentence(model: LlamaForCausalLM, knobs: dict[str, Any], error: type[Exception], sentence: str) -> None:
+    knobs = {name: value() if callable(value) else value for name, value in knobs.items()}
     with pytest.raises((error, KindError, ModelError), match=sentence):
         wb.run("zipvl", progress=False, **({"model": model, "prompt": [1, 2, 3]} | knobs))
 
@@ -359,6 +396,18 @@ def test_the_texts_own_end_is_held_back(model: LlamaForCausalLM) -> None:
     row = record.meter("perplexity")
     assert row["baseline"] == pytest.approx(np.exp(truth), rel=1e-4)
     assert row["value"] == pytest.approx(row["baseline"], rel=1e-4)
+    right = (law.argmax(-1).numpy() == np.array(ids[50:])).mean()
+    assert record.meter("words_right")["value"] == record.meter("words_right")["baseline"] == pytest.approx(right)
+
+
+@pytest.mark.model
+def test_the_hidden_sentence_is_what_is_held_back() -> None:
+    """The last words of the sentence that stands in the middle are compared, and the dense model knows them."""
+    preset = ZipVL.presets["needle"]
+    record = wb.run("zipvl", **preset | {"tau": 1.0, "bits_high": 16, "bits_low": 16, "prompt": data.needle(900)}, progress=False)
+    text = record["text"]
+    assert "".join(text["piece"].values[text["generated"].values]).strip() == "seven green lanterns."
+    assert record.meter("words_right")["baseline"] == 1.0
 
 
 def test_a_picture_is_read_before_its_question() -> None:
@@ -387,3 +436,19 @@ def test_recorded_heads_are_the_captured_ones(model: LlamaForCausalLM) -> None:
         np.testing.assert_allclose(np.add.reduceat(row, cuts[:-1]), np.nan_to_num(pooled[i]), atol=2e-5)
     with pytest.raises(InputError, match="a layer from 0 to 2"):
         run(model, look_layer=3)
+
+
+@pytest.mark.parametrize("other", ["another text", "another model"])
+def test_two_texts_or_two_models_stand_side_by_side(model: LlamaForCausalLM, other: str) -> None:
+    """Every picture of attention is drawn twice on one scale, whatever the length of the text and the shape of the model."""
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=70, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1,
+        max_position_embeddings=512, eos_token_id=None,
+    )  # fmt: skip
+    second = run(LlamaForCausalLM(config).eval()) if other == "another model" else run(model, length=61)
+    pair = wb.compare(run(model), second)
+    for view in ("kept_tokens", "attention_overview", "head_zoom", "token_strip", "mass_curves", "cache_bytes"):
+        assert view in pair.views
+        axes = {trace.xaxis or "x" for trace in pair.figure(view).data}
+        assert len(axes) >= 2, f"{view} draws one record only"

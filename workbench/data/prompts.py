@@ -111,7 +111,10 @@ def passage(kind: str, letters: int) -> str:
 
 
 def needle(letters: int, secret: str = "The password of the library is seven green lanterns.") -> str:
-    """Return a passage of a play with a sentence of ours in its middle, and the beginning of the sentence once more at its end."""
+    """Return a passage of a play with a sentence of ours in its middle, and the sentence once more at its end.
+
+    A model that has read the first can write the last words of the second; hold them back and see.
+    """
     lines = passage("play", letters).split("\n")
     lines.insert(len(lines) // 2, secret)
-    return "\n".join(lines) + "\n" + secret[: secret.index(" is ") + 3]
+    return "\n".join(lines) + "\n" + secret

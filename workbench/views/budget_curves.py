@@ -70,7 +70,7 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
         "height": 430, "showlegend": True, "legend": {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"}, "shapes": shapes,
         "xaxis": {"range": [0, 1.02], "tickformat": ".0%", "title": {"text": curves.label("x")}},
         "yaxis": {"range": [max(0.0, lowest - 0.06), 1.01], "tickformat": ".0%", "title": {"text": curves.label("y")}},
-        "annotations": [note("dashed line: all tokens", theme, x=0.99, y=0.03)] if shapes else [],
+        "annotations": [note("dashed line: all tokens", theme, x=0.99, y=0.09)] if shapes else [],
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "budget_curves"))
 
@@ -88,9 +88,10 @@ def caption(record: Record) -> str:
     mine, full = (curves[n] for n in ("this run", "all picture tokens"))
     share, right = float(mine[0][0]), float(mine[1][0])
     text = f"With {share:.0%} of the picture tokens {right:.1%} of the answers are right, with all of them {full[1][0]:.1%}."
-    rivals = {
-        n: _at(curves, n, share) for n in curves.names if n not in {"this run", "all picture tokens"} and "ceiling" not in n
-    }
+    own = {"this run", "all picture tokens", "these thresholds, moved together"}
+    if "these thresholds, moved together" in curves.names:  # the run is one of the trained thresholds
+        own.add("trained thresholds (ATP)")
+    rivals = {n: _at(curves, n, share) for n in curves.names if n not in own and "ceiling" not in n}
     rivals = {n: v for n, v in rivals.items() if np.isfinite(v)}
     if rivals:
         best = max(rivals, key=lambda n: rivals[n])
@@ -116,7 +117,8 @@ VIEW = View(
     reading=(
         "Each line is a way of choosing tokens, measured on the same questions, which no search or training has seen: to the left fewer "
         "tokens, up more right answers; thin bars are 95 % intervals. The ring is this run. The ceiling keeps the patches that hold the "
-        "answer, which no method can know; chance shows what the picture's other tokens give away."
+        "answer, which no method can know; chance shows what the picture's other tokens give away. “Nothing after layer l” takes the whole "
+        "picture away at one depth: where it costs nothing, a layer had already read it, and no method proves anything there."
     ),
     draw=draw,
     say=say,

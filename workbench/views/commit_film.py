@@ -93,7 +93,7 @@ def draw(record: Record, *, step: int | None = None, theme: str = "light", title
         data += _boxes(panel, step, most, d, theme, 13 * scale)
     bottom = max(float(p.line.max(initial=0)) for p in panels) + 0.8
     layout = {
-        "height": int(50 + 31 * scale * bottom), "showlegend": False, "annotations": notes, "bargap": 0,
+        "height": int(50 + 31 * scale * bottom), "showlegend": False, "annotations": notes, "bargap": 0, "barmode": "overlay",
         "xaxis": {"visible": False, "range": [-0.6, columns + 2], "fixedrange": True},
         "yaxis": {"visible": False, "range": [bottom, -0.7], "fixedrange": True},
     }  # fmt: skip
@@ -164,9 +164,14 @@ def _boxes(panel: Panel, step: int, most: int, d: house.Design, theme: str, font
     bars = {
         "type": "bar", "orientation": "h", "name": panel.group, "y": panel.line.tolist(), "base": panel.left.tolist(), "x": panel.size.tolist(),
         "width": 0.84, "hoverinfo": "text", "hovertext": _hovers(panel, visible), "customdata": np.maximum(panel.commit, 0).tolist(),
+        "marker": {"color": colours, "line": {"color": [b[0] for b in borders], "width": [b[1] for b in borders]}},
+    }  # fmt: skip
+    hatched = visible & panel.estimated
+    hatches = {  # a trace of their own: a pattern over a list of colours is no colour to plotly.js 3
+        "type": "bar", "orientation": "h", "name": "estimated", "y": panel.line[hatched].tolist(), "base": panel.left[hatched].tolist(),
+        "x": panel.size[hatched].tolist(), "width": 0.84, "hoverinfo": "skip",
         "marker": {
-            "color": colours, "line": {"color": [b[0] for b in borders], "width": [b[1] for b in borders]},
-            "pattern": {"shape": ["/" if e and v else "" for e, v in zip(panel.estimated, visible, strict=True)], "fgcolor": d.muted, "size": 6, "solidity": 0.18, "fillmode": "overlay"},
+            "color": "rgba(0,0,0,0)", "line": {"width": 0}, "pattern": {"shape": "/", "fgcolor": d.muted, "size": 6, "solidity": 0.18, "fillmode": "overlay"},
         },
     }  # fmt: skip
     inks = [d.muted if not v or g else ink(s, dark) for v, g, s in zip(visible, given, share, strict=True)]
@@ -184,7 +189,7 @@ def _boxes(panel: Panel, step: int, most: int, d: house.Design, theme: str, font
             "line": {"width": 1, "color": d.background},
         },
     }  # fmt: skip
-    return [bars, letters, marks]
+    return [bars, hatches, letters, marks]
 
 
 #: Stops of a sequential map whose start is near the background: light pages dark, dark pages light (cividis, cut at the ends).

@@ -79,14 +79,18 @@ def probabilities(
     A part of at most `CELLS` tokens a side is exact, token by token; what lies in the future is NaN.
     """
     query, key, log_sum = (record.column("heads", n) for n in ("query", "key", "log_sum"))
+    attrs = record.group_attrs("heads")
+    cap, reach = float(attrs.get("softcap", 0)), int(attrs.get("window", 0)) or query.shape[1]  # 0: none
     group = query.shape[0] // key.shape[0]
     k_cuts, q_cuts = (edges(b - a, min(CELLS, b - a)) + a for a, b in (keys, queries))
     mass = np.full((len(q_cuts) - 1, len(k_cuts) - 1), np.nan)
     own_keys = key[head // group, keys[0] : keys[1]]
     at = np.arange(keys[0], keys[1])
     for row, (a, b) in enumerate(itertools.pairwise(q_cuts)):
-        scores = query[head, a:b] @ own_keys.T - log_sum[head, a:b, None]
-        law = np.where(at[None] <= np.arange(a, b)[:, None], np.exp(np.minimum(scores, 0.0)), 0.0)
+        scores = query[head, a:b] @ own_keys.T
+        scores = (cap * np.tanh(scores / cap) if cap else scores) - log_sum[head, a:b, None]
+        far = np.arange(a, b)[:, None] - at[None]
+        law = np.where((far >= 0) & (far < reach), np.exp(np.minimum(scores, 0.0)), 0.0)
         pooled = np.add.reduceat(law.mean(0), k_cuts[:-1] - keys[0])
         mass[row] = np.where(k_cuts[:-1] <= b - 1, pooled, np.nan)
     return mass, k_cuts, q_cuts

@@ -58,7 +58,11 @@ def caption(record: Record) -> str:
     if "best" in curves.attrs:
         row = int(np.nanargmax(curves.low))
         return f"{count}: best at steepness {curves.x[row]:.2f} and floor {curves.y[row]:.2f}, {curves.attrs['best']:.1f} points."
-    return f"{count}: a count passes if the metric stays above {curves.attrs['wanted']:.1f} points."
+    cost = ""
+    if "seconds" in curves.attrs:
+        ran, plain = int(curves.attrs["layer_passes"]), int(curves.attrs["layer_passes_plain"])
+        cost = f" They took {curves.attrs['seconds']:.1f} s: {ran} passes through a layer, {plain} without keeping the layers already settled."
+    return f"{count}: a count passes if the metric stays above {curves.attrs['wanted']:.1f} points.{cost}"
 
 
 def say(record: Record) -> str:

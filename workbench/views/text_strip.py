@@ -23,7 +23,7 @@ SOURCES = {
     "target": ("target", "target"),
     "unmasked": ("accepted", "decided by a diffusion decoder"),
     "agrees": ("accepted", "same as the dense run"),
-    "differs": ("rejected", "the dense run's token; this run would write another"),
+    "differs": ("rejected", "this run would write another than the dense run"),
 }
 DASH = {
     "prompt": "1.5px,2.5px",
@@ -36,6 +36,7 @@ DASH = {
     "differs": "dash",
 }
 COLUMNS, LINE_PIXELS, MAX_TOKENS = 76, 25, 512
+MAX_PROMPT = 96  # of a long prompt the end is drawn: what was written after it is what the picture is about
 
 
 def draw(record: Record, *, step: int | None = None, line_length: int = COLUMNS, theme: str = "light", title: str = "") -> Spec:
@@ -65,6 +66,13 @@ def draw(record: Record, *, step: int | None = None, line_length: int = COLUMNS,
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "text_strip"))
 
 
+def _dropped(sources: np.ndarray) -> int:
+    """Return how many tokens at the start are not drawn."""
+    written = sources.astype(str) != "prompt"
+    prompt = int(written.argmax()) if written.any() else 0
+    return max(0, len(sources) - MAX_TOKENS, prompt - MAX_PROMPT)
+
+
 def check(record: Record, step: int | None) -> None:
     """Raise `InputError` for a step that wrote nothing."""
     steps = record.column("text", "step")
@@ -77,7 +85,7 @@ class Grid:
 
     def __init__(self, record: Record, width: int) -> None:
         pieces, sources, self.steps = columns(record, "text", "piece", "source", "step")
-        self.dropped = max(0, len(pieces) - MAX_TOKENS)
+        self.dropped = _dropped(sources)
         self.steps = self.steps[self.dropped :]
         self.sources = [str(s) for s in sources[self.dropped :]]
         self.pieces = [str(p) for p in pieces[self.dropped :]]
@@ -169,16 +177,21 @@ def _pieces(grid: Grid, step: int | None, d: house.Design) -> Spec:
 
 
 def caption(record: Record, *, step: int | None = None) -> str:
-    """Return how many tokens came from where, or what the highlighted step wrote."""
+    """Return how many tokens came from where, or what the highlighted step wrote; and what of a long text is not drawn."""
+    dropped = _dropped(record.column("text", "source"))
+    return _told(record, step) + (f" The first {plural(dropped, 'token')} of the text are not drawn." if dropped else "")
+
+
+def _told(record: Record, step: int | None) -> str:
     sources, steps, pieces = columns(record, "text", "source", "step", "piece")
     if step is not None:
         check(record, step)
         between = str(record.group_attrs("text").get("words", ""))
         mine = between.join(house.token(str(p), 40) for p in pieces[steps == step])
         if (sources[steps == step] == "differs").any():
-            return f"The dense run's token {step + 1}, “{mine}”: this run would write another."
+            return f"Token {step + 1} after the prompt, “{mine}”: this run would write another than the dense run."
         if (sources[steps == step] == "agrees").any():
-            return f"The dense run's token {step + 1}, “{mine}”: this run would write the same."
+            return f"Token {step + 1} after the prompt, “{mine}”: this run would write the same as the dense run."
         if (sources[steps == step] == "unmasked").any():
             return f"Round {step + 1} decided {plural(int((steps == step).sum()), 'token')}: “{mine}”."
         return f"Step {step} wrote “{mine}” in one call of the target."
@@ -186,7 +199,7 @@ def caption(record: Record, *, step: int | None = None) -> str:
     if not made:
         return "Nothing has been written yet."
     if {"agrees", "differs"} & set(made):
-        return f"Of the {plural(len(made), 'token')} that the dense run writes after the prompt, this run would write {made.count('agrees')}."
+        return f"At {made.count('agrees')} of {plural(len(made), 'token')} after the prompt this run would write the same as the dense run."
     calls = len(np.unique(steps[steps >= 0]))
     if "unmasked" in made:
         return f"{plural(len(made), 'token')} were decided in {plural(calls, 'round')}."

@@ -11,7 +11,18 @@ from workbench.kernels.launch import WARP, Launch, Plan, blocks, integer
 from workbench.kernels.launch import run as launch
 
 
-def plan(xp: Any, threads: int, *, q: Any, k: Any, query_bins: int, key_bins: int, probes: Any) -> Plan:
+def plan(
+    xp: Any,
+    threads: int,
+    *,
+    q: Any,
+    k: Any,
+    query_bins: int,
+    key_bins: int,
+    probes: Any,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Plan:
     """Return the launch of `pool` and its result."""
     heads, length, width = q.shape
     warps = threads // WARP
@@ -21,7 +32,8 @@ def plan(xp: Any, threads: int, *, q: Any, k: Any, query_bins: int, key_bins: in
     mass = xp.zeros((heads, query_bins, key_bins), xp.float32)
     column_sum = xp.zeros((heads, length), xp.float32)
     sizes = (heads, k.shape[0], length, width, asked.size, query_bins, key_bins)
-    arguments = (q, k, asked, query_bin, bins[1], mass, column_sum, *(integer(size) for size in sizes))
+    seen = (integer(length if window is None else min(window, length)), np.float32(softcap or 0.0))
+    arguments = (q, k, asked, query_bin, bins[1], mass, column_sum, *(integer(size) for size in sizes), *seen)
     shared = 4 * (WARP * (width + 1) + warps * width)
     grid = (blocks(asked.size, warps), heads, 1)
 

@@ -7,7 +7,15 @@ import numpy as np
 from workbench.kernels.attention_mass import AttentionMass
 
 
-def run(q: np.ndarray, k: np.ndarray, query_bins: int, key_bins: int, probes: np.ndarray | None) -> AttentionMass:
+def run(
+    q: np.ndarray,
+    k: np.ndarray,
+    query_bins: int,
+    key_bins: int,
+    probes: np.ndarray | None,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> AttentionMass:
     """Return pooled mass (H, Bq, Bk) and column sums (H, T)."""
     heads, length, width = q.shape
     asked = np.arange(length) if probes is None else probes
@@ -16,7 +24,11 @@ def run(q: np.ndarray, k: np.ndarray, query_bins: int, key_bins: int, probes: np
     for h in range(heads):
         keys = k[h // (heads // k.shape[0])].astype(np.float64)
         scores = q[h].astype(np.float64) @ keys.T / np.sqrt(width)
+        if softcap is not None:
+            scores = softcap * np.tanh(scores / softcap)
         scores[np.triu_indices(length, 1)] = -np.inf
+        if window is not None:
+            scores[np.tril_indices(length, -window)] = -np.inf
         probs = np.exp(scores - scores.max(1, keepdims=True))
         probs /= probs.sum(1, keepdims=True)
         columns[h] = probs[asked].sum(0)

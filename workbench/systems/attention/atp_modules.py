@@ -162,9 +162,21 @@ def objective(
     return torch.stack(later).sum(0).mean(), (share.mean() - wanted).abs()
 
 
+@dataclass(frozen=True)
+class Trained:
+    """The modules of one budget, and the layers (0-based) behind which they stand."""
+
+    budget: float
+    after: tuple[int, ...]
+    modules: tuple[PruneModule, ...]
+
+
 @functools.cache
-def trained() -> tuple[dict[str, Any], dict[float, list[PruneModule]]]:
-    """Return (facts of the recipe, budget -> modules) of the shipped modules for the scene reader.
+def trained() -> dict[float, Trained]:
+    """Return budget -> modules, as shipped for the scene reader, the most generous budget first.
+
+    Two full layers are a quarter of eight, so budgets above that have their modules behind layers 2 to 4, where the question has
+    begun to look at what it asks for; tighter ones behind layers 1 to 3.
 
     Raises:
         ModelError: they are not there.
@@ -175,13 +187,13 @@ def trained() -> tuple[dict[str, Any], dict[float, list[PruneModule]]]:
         raise ModelError(f"The trained modules are not in {FOLDER}. Run python recipes/atp_modules.py.")
     facts = json.loads((FOLDER / "config.json").read_text("utf-8"))
     tensors = load_file(FOLDER / "modules.safetensors")
-    ladder: dict[float, list[PruneModule]] = {}
-    for budget in facts["budgets"]:
+    ladder: dict[float, Trained] = {}
+    for budget, after in zip(facts["budgets"], facts["after"], strict=True):
         modules = []
-        for i in range(len(facts["after"])):
+        for i in range(len(after)):
             module = PruneModule(facts["patches"], facts["hidden"])
             start = f"{budget:g}.{i}."
             module.load_state_dict({k.removeprefix(start): v.float() for k, v in tensors.items() if k.startswith(start)})
             modules.append(module.eval().requires_grad_(False))
-        ladder[budget] = modules
-    return facts, ladder
+        ladder[budget] = Trained(budget, tuple(after), tuple(modules))
+    return ladder

@@ -169,7 +169,7 @@ class GSearch(System):
 
         counts, tried = schedules.g_search(metric, reader.layers, exam.glance.patches, base - self.delta, confirm=2, fixed=fixed)
         if isinstance(tape, Tape):
-            _write_trials(tape, tried, base - self.delta)
+            _write_trials(tape, tried, base - self.delta, reader.layers)
         return counts
 
     # ---- scenario II -------------------------------------------------------------------------------------------------
@@ -290,14 +290,18 @@ def kept_of(score: np.ndarray, counts: list[int]) -> np.ndarray:
     return keep
 
 
-def _write_trials(tape: Tape, tried: list[schedules.Trial], wanted: float) -> None:
+def _write_trials(tape: Tape, tried: list[schedules.Trial], wanted: float, layers: int) -> None:
+    """Write every trial and what the search cost: a trial of layer l runs l and what is below, the settled layers above are kept."""
     parts = [
         report.rows("passes" if good else "loses too much", [t.layer + 1 for t in some], [t.candidate for t in some])
         for good in (True, False)
         if (some := [t for t in tried if t.feasible == good])
     ]
     tape.write("curve/search", **report.joined(parts))
-    tape.describe("curve/search", x_label="layer", y_label="picture tokens tried", wanted=wanted, evaluations=len(tried))
+    tape.describe(
+        "curve/search", x_label="layer", y_label="picture tokens tried", wanted=wanted, evaluations=len(tried),
+        seconds=sum(t.seconds for t in tried), layer_passes=sum(layers - t.layer for t in tried), layer_passes_plain=layers * len(tried),
+    )  # fmt: skip
 
 
 def _write_guesses(tape: Tape, tried: list[schedules.Guess]) -> None:

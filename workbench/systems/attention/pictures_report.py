@@ -80,6 +80,10 @@ def baselines(
             rule, at = pictures.scheduled(schedule(share, layers, tokens), ranking)
             found[name].append(pictures.sit(reader, exam, rule, at=at, own=own))
     step(len(ways), len(ways) + 1, "comparing methods")
+    found["nothing after layer l"] = [
+        pictures.sit(reader, exam, rule, at=at)
+        for rule, at in (pictures.scheduled([tokens] * full + [0] * (layers - full)) for full in range(1, layers))
+    ]
     found["ZipVL's rule, layer by layer"] = [
         pictures.sit(reader, exam, pictures.holding(tau), at=range(1, layers), inside=True) for tau in TAUS
     ]
@@ -93,10 +97,9 @@ def adaptive(reader: VisionReader, number: int, seed: int) -> list[Outcome]:
     exam = pictures.exam(reader, number, seed)
     if reader.loaded.name != "scene-reader":
         return []
-    facts, ladder = atp.trained()
     return [
-        pictures.sit(reader, exam, atp.Pruner(modules, facts["after"], exam.glance.grid), at=facts["after"], own=True)
-        for modules in ladder.values()
+        pictures.sit(reader, exam, atp.Pruner(found.modules, found.after, exam.glance.grid), at=found.after, own=True)
+        for found in atp.trained().values()
     ]
 
 

@@ -85,6 +85,23 @@ def g_search(
     return counts, trials
 
 
+def trade_off(metric: Callable[[list[int]], float], counts: Sequence[int], wanted: float) -> list[int] | None:
+    """Return the schedule of fewest tokens found by raising one layer and searching the deeper ones again; None if none is cheaper.
+
+    G-Search is optimal only if layers do not trade off. Lowering a count by one never shows that they do; this probe may.
+    """
+    best: list[int] | None = None
+    for layer in range(1, len(counts) - 1):
+        for raised in range(counts[layer] + 1, counts[layer - 1] + 1):
+            tried = [*counts[:layer], raised]
+            while len(tried) < len(counts):
+                rest = len(counts) - len(tried)
+                tried.append(least(lambda c, t=tried, r=rest: metric([*t, *[c] * r]) >= wanted, counts[len(tried)]))  # type: ignore[misc]
+            if sum(tried) < sum(best or counts) and metric(tried) >= wanted:
+                best = tried
+    return best
+
+
 def sigmoid(layers: Any, steepness: float, midpoint: float, floor: float, ceiling: float = 1.0) -> np.ndarray:
     """Return the keep-rate of each layer: `ceiling` early, `floor` late, half-way at `midpoint` (layers counted from 1)."""
     from scipy.special import expit

@@ -119,8 +119,10 @@ _START: dict[str, Any] = {
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "needle": {"prompt": NEEDLE, "skip": "keys", "compare_on": "the text's own end", "new_tokens": 6},
+    "needle": {"prompt": NEEDLE, "skip": "keys", "compare_on": "the text's own end", "new_tokens": 4},
     "fixed ratio": {"fixed_ratio": 0.5},
+    "keys only": {"skip": "keys"},
+    "no probes": {"probes_recent": 4096},
     "dense": {"tau": 1.0, "bits_high": 16, "bits_low": 16},
     "picture": {
         "model": "scene-reader",
@@ -189,7 +191,13 @@ class ZipVL(System):
         param.Selector, 4, objects=list(WIDTHS), symbol="b_h", doc="Bits of important tokens in the cache; 16 is as it is."
     )
     bits_low = knob(param.Selector, 2, objects=list(WIDTHS), symbol="b_l", doc="Bits of the other tokens in the cache.")
-    probes_recent = knob(param.Integer, 64, bounds=(1, 4096), unit="queries", doc="Probe queries at the end of the text.")
+    probes_recent = knob(
+        param.Integer,
+        64,
+        bounds=(1, 4096),
+        unit="queries",
+        doc="Probe queries at the end of the text; more than it has: every query is one.",
+    )
     probes_random = knob(
         param.Integer, 64, bounds=(0, 8192), unit="queries", doc="Probe queries drawn from the rest of the text."
     )
@@ -274,7 +282,7 @@ class ZipVL(System):
 
     def layer(self, call: taps.Call, seen: Prefill) -> Any:
         """Return a layer's attention output with the unimportant tokens skipped; note what was seen."""
-        attention.refuse(call)
+        attention.refuse_bent(call)
         began = time.perf_counter()
         mass = token_mass(call.query[0], call.key[0], self._probes, call.scaling)  # 1, 2: probe
         score, keep = self.choose(mass)  # 3, 4: dynamic ratio, important set

@@ -65,7 +65,7 @@ def _write_detail(tape: Tape, pooled: Attention) -> None:
     tape.write("readers", received=np.sqrt(np.nan_to_num(pooled.readers) * 255**2).round().clip(0, 255).astype(np.uint8))
     for layer, (query, key, log_sum) in pooled.heads_of.items():
         tape.write("heads", query=query, key=key, log_sum=log_sum)
-        tape.describe("heads", layer=layer)
+        tape.describe("heads", layer=layer, window=pooled.window_of[layer] or 0, softcap=pooled.softcap_of[layer] or 0.0)
 
 
 def _write_picture(system: ZipVL, tape: Tape, sparse: Prefill, compared: tuple[Any, ...]) -> None:
@@ -102,8 +102,8 @@ def _check_bytes(packed: list[LayerCache], keep: np.ndarray, facts: dict[str, An
 
 
 def _write_text(system: ZipVL, tape: Tape, pieces: np.ndarray, compared: tuple[Any, ...]) -> None:
-    tokens, _, logits = compared
-    same = logits.argmax(-1).numpy() == np.array(tokens)
+    tokens, truth, logits = compared
+    same = logits.argmax(-1).numpy() == truth.argmax(-1).numpy()
     tape.write("text", token_id=system._ids.astype(np.int32), piece=pieces, generated=False, step=-1, source="prompt")
     tape.write(
         "text", token_id=np.array(tokens, np.int32), piece=np.array(system._loaded.pieces(tokens)), generated=True,
@@ -129,10 +129,15 @@ def _write_quality(tape: Tape, compared: tuple[Any, ...]) -> None:
     tokens, truth, logits = compared
     log_p, log_q = truth.log_softmax(-1), logits.log_softmax(-1)
     divergence = (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0).numpy().astype(np.float64)
-    same = (logits.argmax(-1).numpy() == np.array(tokens)).astype(float)
+    ours, theirs = (law.argmax(-1).numpy() for law in (logits, truth))
+    same = (ours == theirs).astype(float)
     write_meter(
         tape, "next_token_agreement", same.mean(), "1 = every token", kind="quality", better="higher", baseline=1.0,
         baseline_name="dense run", samples=len(tokens),
+    )  # fmt: skip
+    write_meter(
+        tape, "words_right", (ours == np.array(tokens)).mean(), "of the compared words named first", kind="quality", better="higher",
+        baseline=(theirs == np.array(tokens)).mean(), baseline_name="dense run", samples=len(tokens),
     )  # fmt: skip
     ids = torch.tensor(tokens)[:, None]
     surprise, dense = (float(-law.gather(1, ids).mean()) for law in (log_q, log_p))

@@ -7,8 +7,9 @@ import math
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +122,7 @@ def latency(session: Session, rows: Sequence[int] = ROWS, turns: int = 3) -> lis
         session.keep([])
 
     once(max(rows))  # compiles and warms up
-    works = {str(n): (lambda n=n: once(n)) for n in rows}
+    works: dict[str, Callable[[], None]] = {str(n): partial(once, n) for n in rows}
     least = [timing.best for timing in interleaved(works, repeats=turns, warmup=0).values()]
     return np.minimum.accumulate(least[::-1])[::-1].tolist()
 
