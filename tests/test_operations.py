@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import logging
@@ -19,9 +20,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks._visitor import Visitor
 from widgets import operations, serve
+from widgets.recorded import recorded_run
+from widgets.shelf import new_key
 from widgets.worker import Job, RunQueue
+from workbench import system as systems
+from workbench import views
 from workbench.errors import Cancelled, InputError, WorkbenchError
+from workbench.record import Record
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -257,3 +264,58 @@ def test_several_processes_share_the_port_and_stop_together(tmp_path: Path) -> N
     np.testing.assert_equal(process.returncode, 0)
     with pytest.raises(ConnectionRefusedError):
         ask(place, "/health")
+
+
+def test_a_killed_server_comes_back_with_everything_that_was_kept(tmp_path: Path) -> None:
+    """SIGKILL while a run is being kept: after a restart every kept run is listed, whole, and opens on its page."""
+    key = new_key()
+
+    async def hello(address: str, path: str, part: str) -> Visitor:
+        visitor = await Visitor(address, path).open()
+        await visitor.send(part, {"kind": "hello", "visitor": key})
+        await visitor.until(lambda: visitor.part(part).get("visitor") == key, "the answer to hello")
+        return visitor
+
+    async def keep_and_kill(address: str, process: subprocess.Popen[str]) -> None:
+        visitor = await hello(address, "rsd", "Header")
+        for name in ("first", "second"):
+            await visitor.send("Header", {"kind": "keep", "name": name, "note": "a note"})
+            await visitor.until(lambda name=name: f"“{name}”" in visitor.part("Header").get("message", ""), "the answer to keep")
+        for _ in range(5):
+            await visitor.send("Header", {"kind": "keep", "name": "cut"})
+        await visitor.until(lambda: "“cut”" in visitor.part("Header").get("message", ""), "the first of five")
+        process.kill()
+        await visitor.close()
+
+    async def look_again(address: str) -> list[dict[str, Any]]:
+        visitor = await hello(address, "compare", "List")
+        await visitor.until(lambda: any(r["own"] for r in visitor.part("List").get("runs", ())), "the shelf")
+        own = [run for run in visitor.part("List")["runs"] if run["own"]]
+        await visitor.close()
+        first = next(run for run in own if run["name"] == "first")
+        opened = await hello(address, f"rsd?kept={first['key']}", "Header")
+        await opened.until(lambda: "kept as “first”" in opened.part("Header").get("detail", ""), "the kept run")
+        assert opened.part("Picture", title=views.get(systems.get("rsd").shows[0]).question)["figure"]
+        await opened.close()
+        return own
+
+    process, port = served(WORKBENCH_DATA=str(tmp_path))
+    asyncio.run(keep_and_kill(f"http://127.0.0.1:{port}", process))
+    process.communicate(timeout=60)
+    np.testing.assert_equal(process.returncode, -signal.SIGKILL)
+    process, port = served(WORKBENCH_DATA=str(tmp_path))
+    try:
+        own = asyncio.run(look_again(f"http://127.0.0.1:{port}"))
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    names = [run["name"] for run in own]
+    assert {"first", "second"} <= set(names)
+    assert names.count("cut") >= 1, "an answered keep was lost"
+    shipped = recorded_run("rsd")
+    assert shipped is not None
+    place = tmp_path / "runs" / key
+    for run in own:
+        found = Record.load(place / f"{run['key']}.zarr.zip")
+        assert found.groups == shipped.groups
+        np.testing.assert_equal(found["text"]["token_id"].values, shipped["text"]["token_id"].values)

@@ -34,6 +34,7 @@ from workbench.theme import number
 
 MOST = 4  # records side by side: more are too small to read
 FEWEST = 2
+MOST_POINTS = 24  # runs of the shelf that stand on the plane beside the chosen ones
 PLANE = "speed_quality"
 SHIPPED = "recorded:"
 CHUNK = 1 << 20  # bytes of a file in one message; a browser sends no longer ones
@@ -71,6 +72,7 @@ class Compare(pn.viewable.Viewer):
         self._lock = threading.RLock()
         self._shelf: Shelf | None = None
         self._upload: dict[str, Any] = {}
+        self._meters: dict[str, Record] = {}  # of runs that stand on the plane only
         self.comparison: Comparison | None = None
         self.keys: list[str] = []
         self.step = 0
@@ -259,9 +261,24 @@ class Compare(pn.viewable.Viewer):
                 figure="", caption="", title="", empty="These runs share no picture; their meters stand above."
             )
         if self.plane.visible:
-            first, *rest = comparison.records
-            others = list(zip(comparison.labels[1:], rest))
-            _fill_plane(self.plane, first, others, comparison.labels[0], self.theme)
+            _fill_plane(self.plane, comparison.records[0], self._plane_points(comparison), comparison.labels[0], self.theme)
+
+    def _plane_points(self, comparison: Comparison) -> list[tuple[str, Record]]:
+        """Return the chosen runs after the first, then the newest others of its paper on the shelf: the front is of all of them."""
+        points = list(zip(comparison.labels[1:], comparison.records[1:]))
+        system = comparison.records[0].attrs.get("system")
+        own = [r for r in self.list.runs if r["own"] and r["system"] == system and r["key"] not in self.keys][:MOST_POINTS]
+        for row in own:
+            if row["key"] not in self._meters:
+                self._meters[row["key"]] = _meters_of(self._own().record(row["key"]))
+        return [*points, *((str(r["name"]), self._meters[r["key"]]) for r in own if "meters" in self._meters[r["key"]])]
+
+
+def _meters_of(record: Record) -> Record:
+    """Return a record's meters alone: what the plane needs of a run that is not on show."""
+    single = "meters" in record and not record.settings()
+    columns = {"meters": {n: record.column("meters", n) for n in record.variables("meters")}} if single else {}
+    return Record.from_columns(columns, record.attrs)
 
 
 def _fill(picture: Picture, comparison: Comparison, name: str, theme: str, options: dict[str, Any]) -> None:
