@@ -34,6 +34,7 @@ class Visitor:
         self.files: list[dict[str, Any]] = []  # what the server handed out
         self.received = 0  # bytes
         self._models: dict[str, tuple[str, str]] = {}  # id of a model -> kind of part, id of its data
+        self._welcome = False
         self._numbers = itertools.count(1)
         self._news = asyncio.Event()
         self._socket: WebSocketClientConnection | None = None
@@ -53,6 +54,7 @@ class Visitor:
         request = HTTPRequest(where, headers={"Origin": self.address}, request_timeout=60)
         self._socket = await websocket_connect(request, subprotocols=["bokeh", found[1]], max_message_size=MOST_BYTES)
         self._reader = asyncio.create_task(self._listen())
+        await self.until(lambda: self._welcome, "a word of welcome")
         await self._write("PULL-DOC-REQ", {})
         await self.until(lambda: bool(self._models), "its document")
         await self._event("document_ready", [])
@@ -132,6 +134,7 @@ class Visitor:
         return frame
 
     def _take(self, kind: str, content: dict[str, Any]) -> None:
+        self._welcome |= kind == "ACK"
         if kind == "PULL-DOC-REPLY":
             self._learn(content["doc"]["roots"])
         for event in content.get("events", ()) if kind == "PATCH-DOC" else ():

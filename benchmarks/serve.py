@@ -71,8 +71,8 @@ def script(key: str) -> Script:
     low, high = info.bounds or (0, 1)
     spread = np.linspace(low, high, VALUES)
     whole = isinstance(info.default, int)
-    values = list(dict.fromkeys(int(round(v)) if whole else round(float(v), 3) for v in spread))
-    count = max(1, page.stage.steps())
+    values = list(dict.fromkeys(round(v) if whole else round(float(v), 3) for v in spread))
+    count = max(1, min(_steps_at(page, info.name, value) for value in values))  # steps that every value leaves
     steps = sorted({round(s) for s in np.linspace(0, count - 1, STEPS)})
     hero = page.stage.slots["hero"]
     assert hero.view is not None
@@ -83,6 +83,11 @@ def script(key: str) -> Script:
             page._heard({"kind": "live", "values": {info.name: value}})
             made.figures[value, step] = digest(hero.picture.figure)
     return made
+
+
+def _steps_at(page: Bench, knob: str, value: Any) -> int:
+    page._heard({"kind": "live", "values": {knob: value}})
+    return page.stage.steps()
 
 
 @dataclass

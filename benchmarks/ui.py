@@ -253,7 +253,9 @@ def openings(browser: Any, keys: list[str], rounds: int) -> None:
 
 def movings(browser: Any, keys: list[str], moves: int) -> None:
     """Print how long a live knob takes on every page, beside the naive pane."""
-    print(f"moving, ms (p50 / p95 of {moves} moves)        hero              all pictures      naive pane        naive / hero (p50)")
+    print(
+        f"moving, ms (p50 / p95 of {moves} moves)        hero              all pictures      naive pane        naive / hero (p50)"
+    )
     for key in keys:
         system = systems.get(key)
         found = measure(system, moves, browser)

@@ -386,7 +386,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
 
     def _schedule(self) -> None:
         heard = self._messages
-        if not self._closed:
+        if not self._closed and self._doc is not None:
             self._doc.add_next_tick_callback(lambda: self._drain(heard))
 
     def _drain(self, heard: int) -> None:
@@ -396,7 +396,8 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         queued before that answer must not overtake it: what it set would be overwritten by what is older.
         """
         if not self._lock.acquire(blocking=False):
-            self._doc.add_timeout_callback(self._schedule, 5)
+            if self._doc is not None:
+                self._doc.add_timeout_callback(self._schedule, 5)
             return
         try:
             if heard != self._messages:

@@ -20,7 +20,7 @@ import param
 from widgets import messages, worker
 from widgets.meters import STYLE
 from widgets.parts import Part, Picture, Scrubber, Tabs, asset, send_file, served
-from widgets.recorded import recorded_run
+from widgets.recorded import recorded_run, ships_run
 from widgets.shelf import MAX_BYTES, Kept, Shelf, is_key, new_key
 from widgets.style import page_style
 from workbench import system as systems
@@ -374,7 +374,7 @@ def _shipped() -> list[dict[str, Any]]:
     """Return the runs that the papers ship, as rows of the list."""
     rows = []
     for key, entry in systems.registry().items():
-        if not entry.error and recorded_run(key) is not None:
+        if not entry.error and ships_run(key):
             title = entry.load().title
             rows.append(
                 {
