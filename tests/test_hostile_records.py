@@ -12,17 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import workbench as wb
 from tests.toy import Toy
-from workbench.errors import RecordError, WorkbenchError
+from workbench.errors import RecordError
 from workbench.export import record_summary
 from workbench.record import Record
 from workbench.tape import Tape
 
-CASES, MANY = 500, 10_000
 Y = "curve/draws/y/zarr.json"
 
 
@@ -151,62 +148,6 @@ def test_script_in_attributes_and_arrays_is_only_text(good: bytes, tmp_path: Pat
         assert "<script>alert" not in text
         assert "<img src=x" not in text
         assert "&lt;script&gt;" in text
-
-
-def _fuzz(data: bytes, edits: list[tuple[int, int]], cut: int) -> None:
-    raw = bytearray(data)
-    for place, value in edits:
-        raw[place % len(raw)] = value
-    sentence = "."
-    try:
-        Record.from_bytes(bytes(raw[: len(raw) - cut % len(raw)])).validate()
-    except WorkbenchError as error:
-        sentence = str(error)
-    assert sentence.endswith((".", ")"))
-
-
-_EDITS = st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=12)
-_SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-
-
-@settings(max_examples=CASES, deadline=None, suppress_health_check=_SLOW)
-@given(edits=_EDITS, cut=st.integers(0, 3))
-def test_any_bytes_are_a_record_or_a_sentence(good: bytes, edits: list[tuple[int, int]], cut: int) -> None:
-    _fuzz(good, edits, cut)
-
-
-@pytest.mark.long
-@settings(max_examples=MANY, deadline=None, suppress_health_check=_SLOW)
-@given(edits=_EDITS, cut=st.integers(0, 1 << 16))
-def test_any_bytes_are_a_record_or_a_sentence_ten_thousand_times(good: bytes, edits: list[tuple[int, int]], cut: int) -> None:
-    _fuzz(good, edits, cut)
-
-
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8
-)  # fmt: skip
-_FIELDS = st.sampled_from(["shape", "chunk_grid", "data_type", "codecs", "fill_value", "attributes", "dimension_names", "node_type", "zarr_format", "chunk_key_encoding"])  # fmt: skip
-
-
-def _fuzz_meta(data: bytes, member: int, field: str, value: Any) -> None:
-    names = sorted(m for m in members(data) if m.endswith("zarr.json"))
-    try:
-        Record.from_bytes(changed(data, put(**{field: value}), names[member % len(names)]))
-    except WorkbenchError:
-        return
-
-
-@settings(max_examples=CASES, deadline=None, suppress_health_check=_SLOW)
-@given(member=st.integers(0, 99), field=_FIELDS, value=_JSON)
-def test_any_metadata_is_a_record_or_a_sentence(good: bytes, member: int, field: str, value: Any) -> None:
-    _fuzz_meta(good, member, field, value)
-
-
-@pytest.mark.long
-@settings(max_examples=MANY, deadline=None, suppress_health_check=_SLOW)
-@given(member=st.integers(0, 99), field=_FIELDS, value=_JSON)
-def test_any_metadata_is_a_record_or_a_sentence_ten_thousand_times(good: bytes, member: int, field: str, value: Any) -> None:
-    _fuzz_meta(good, member, field, value)
 
 
 def test_the_untouched_file_still_opens(good: bytes) -> None:

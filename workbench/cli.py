@@ -248,14 +248,26 @@ def sweep(
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="A saved record.")],
-    html: Annotated[Path, typer.Option(help="Page to write; it works offline.")],
+    file: Annotated[Path, typer.Argument(help="A saved record, or a folder of them.")],
+    html: Annotated[Path | None, typer.Option(help="Page (of a folder: site) to write; by default beside it.")] = None,
 ) -> None:
-    """Write a saved record as one self-contained page: `workbench export FILE --html OUT`."""
+    """Write a record as one page, or a folder of records as a static site; both work offline.
+
+    `workbench export FILE [--html PAGE]` · `workbench export FOLDER [--html SITE]`: an index with a card for each run.
+    """
     from workbench.api import load
 
-    _check_folder(html)
-    _said_saved(load(file).html(html))
+    if file.is_dir():
+        from workbench.site import write_site
+
+        site = write_site(file, html or file / "site")
+        for name, reason in site.left_out.items():
+            print(f"Left out {name}: {reason}", file=sys.stderr)
+        _said_saved(site.index)
+        return
+    page = html or file.with_name(f"{file.name.removesuffix('.zip').removesuffix('.zarr')}.html")
+    _check_folder(page)
+    _said_saved(load(file).html(page))
 
 
 @app.command()

@@ -321,6 +321,23 @@ class Record:
 
         return write_html(self, Path(path))
 
+    def image(
+        self, path: str | os.PathLike[str], view: str, *, width: int = 900, height: int = 480, scale: float = 2.0, **options: Any
+    ) -> Path:
+        """Write one picture as a file and return its path; the ending says the format (.png, .svg, .pdf, .jpg, .webp).
+
+        Args:
+            view: a name from `record.views()`.
+            width, height: in pixels. scale: pixels of the file for each of them (.svg and .pdf have none).
+            options: as in `figure`.
+        Raises:
+            InputError: another ending, or kaleido, which draws without a page, is not installed.
+            StorageError: the folder does not exist or the disk is full.
+        """
+        from workbench.export import write_image
+
+        return write_image(self.figure(view, **options), _path(path), width=width, height=height, scale=scale)
+
     def __repr__(self) -> str:
         return f"<Record of {self.attrs.get('system', '?')!r}: {', '.join(self.groups) or 'no groups'}>"
 
