@@ -52,6 +52,7 @@ nightly: lint model chromium ## the long profiles: fuzz with 10,000 cases, and w
 audit: $(INSTALLED) ## packages and their licences against docs/licences.md, and whether they fit together
 	$(RUN) scripts/licences.py --check
 	$(RUN) -m pip check --disable-pip-version-check
+	@echo "Known vulnerabilities are looked up over the network: pip install pip-audit, then pip-audit -r constraints.txt"
 
 bench: model ## side-by-side measurements, printed as ratios
 	@for file in benchmarks/[!_]*.py; do echo "== $$file"; $(RUN) $$file || exit 1; done
