@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from workbench.tape import NullTape, Tape
 
 if TYPE_CHECKING:
     from widgets.bench import Bench
+    from widgets.notebook import Twin
     from workbench.comparison import Comparison
 
 
@@ -54,11 +56,27 @@ def run(name: str, /, *, tape: NullTape | None = None, progress: bool | None = N
         return system.record(own)
 
 
-def open(name: str, /, **knobs: Any) -> Bench:
-    """Return the live page of a system: displays itself in JupyterLab, `.servable()` under `panel serve`."""
+def open(name: str, /, *, host: str = "auto", **knobs: Any) -> Bench | Twin:
+    """Return the page of a system in the form that this place can show, and say which one was chosen.
+
+    Args:
+        name: key of the system.
+        host: "auto", or one of "jupyter" (the live page, displays itself), "vscode" and "colab" (a twin of ipywidgets with the
+            same knobs), "terminal" (the live page with `.show()`), "server" (the live page, `.servable()` under `panel serve`).
+        knobs: values to start from; a value out of range is an error.
+    """
+    from workbench import hosts
+
+    system, place = systems.get(name)(**knobs), hosts.get(host)
+    if place.says:
+        print(place.says.format(key=name), file=sys.stderr if place.name == "terminal" else sys.stdout)
+    if not place.live:
+        from widgets.notebook import Twin
+
+        return Twin(system, ran=not knobs)
     from widgets.bench import Bench
 
-    return Bench(systems.get(name)(**knobs))
+    return Bench(system)
 
 
 def load(path: str | os.PathLike[str]) -> Record:

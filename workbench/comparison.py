@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from workbench import hosts, views
 from workbench import theme as house
-from workbench import views
 from workbench.errors import InputError, expected, unknown
 from workbench.export import change, meter_rows
 from workbench.record import Record
@@ -94,6 +94,7 @@ class Comparison:
         import plotly.graph_objects as go
 
         spec = self.spec(view, theme=theme, **options)
+        hosts.keep_pictures()
         return go.Figure(spec["data"], spec["layout"], _validate=False)
 
     def spec(self, view: str, *, theme: str = "light", title: bool = True, **options: Any) -> Spec:

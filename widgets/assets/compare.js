@@ -7,7 +7,7 @@ export function render({ model }) {
   const message = element("span"), dismiss = element("button", { type: "button", onclick: () => send("dismiss"), "aria-label": "close this message" }, "✕")
   const banner = element("div", { class: "banner", role: "alert" }, message, dismiss)
   const list = element("div", { class: "runs", role: "group", "aria-label": "runs to compare" })
-  const root = element("header", {},
+  const root = element("header", { role: "none" },
     element("div", { class: "top" }, element("div", { class: "name" }, element("h1", {}, "Compare runs"), element("a", { href: "./" }, "all papers")),
       element("div", { class: "tools" }, upload, file, theme)),
     element("p", { class: "question" }, "What changed, and was it worth it?"), banner, list)

@@ -121,7 +121,7 @@ export function render({ model }) {
       knobs.set(spec.name, { spec, show: knob.show })
       return knob.box
     })
-    return element("section", {}, element("h2", {}, title, element("small", {}, hint)), ...boxes)
+    return element("section", {}, title ? element("h2", {}, title, element("small", {}, hint)) : null, ...boxes)
   }
 
   const presets = element("div", { class: "presets", role: "group", "aria-label": "Presets" }, ...model.presets.map((name) =>

@@ -12,7 +12,7 @@ export function render({ model }) {
   const tools = element("div", { class: "filters", role: "search" }, search, family, group,
     element("label", { title: model.class_hint }, inClass, " runs in a class"), count)
   const cards = element("div", { class: "families" })
-  const root = element("main", { class: "gallery" },
+  const root = element("div", { class: "gallery" },
     element("div", { class: "top" }, element("div", {}, element("h1", {}, "Workbench"),
       element("p", {}, "Papers on efficient machine learning to run, watch and change.")),
       element("div", { class: "tools" }, model.compare ? element("a", { class: "button", href: model.compare }, "compare runs") : null, theme)),

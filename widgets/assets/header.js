@@ -25,7 +25,7 @@ export function render({ model }) {
   const message = element("span"), dismiss = element("button", { type: "button", onclick: () => model.send_msg({ kind: "dismiss" }), "aria-label": "close this message" }, "✕")
   const retry = element("button", { type: "button", class: "retry", onclick: () => model.send_msg({ kind: "run" }) }, "run again")
   const banner = element("div", { class: "banner", role: "alert" }, message, retry, compare, dismiss)
-  const root = element("header", {},
+  const root = element("header", { role: "none" },
     element("div", { class: "top" },
       element("div", { class: "name" }, model.whole_page ? element("a", { href: "./", class: "home", title: "all papers" }, "Workbench") : null, element("h1", {}, model.title), element("span", { class: "year" }, model.year ? String(model.year) : ""), paper),
       element("div", { class: "state" }, badge, bar, detail, cancel),

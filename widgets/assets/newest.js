@@ -39,6 +39,7 @@ function saveFile(event) {
 function paintPage(model, title) {
   if (!model.whole_page) return
   document.documentElement.lang = "en"
+  document.body.querySelector(":scope > div")?.setAttribute("role", "main")
   document.documentElement.style.colorScheme = model.theme
   document.body.style.background = model.theme === "dark" ? model.dark_page : model.light_page
   document.body.style.margin = "0"
