@@ -11,7 +11,7 @@ import workbench as wb
 from tests.views.simulator import record as simulate
 from tests.views.simulator import run_attrs
 from workbench import theme
-from workbench.comparison import Comparison
+from workbench.comparison import Comparison, beside
 from workbench.errors import InputError, UnknownNameError
 from workbench.record import Record
 
@@ -90,3 +90,12 @@ def test_one_record_or_a_stranger_is_an_error(pair: Comparison) -> None:
         Comparison([pair.records[0], {}])  # type: ignore[list-item]
     with pytest.raises(UnknownNameError, match="token_tree"):
         pair.figure("token_trees")
+
+
+def test_a_picture_keeps_its_own_proportions_in_every_cell() -> None:
+    spec = {
+        "data": [],
+        "layout": {"margin": {"t": 30}, "xaxis": {"range": [0, 4]}, "yaxis": {"range": [3, 0], "scaleanchor": "x"}},
+    }
+    layout = beside([spec, spec], ["a", "b"], "light")["layout"]
+    assert (layout["yaxis"]["scaleanchor"], layout["yaxis2"]["scaleanchor"]) == ("x", "x2")

@@ -255,8 +255,7 @@ class _Cell:
                 axis, number = dict(layout.get(key, {})), key[5:]
                 axis["domain"] = [self.within(letter, v) for v in axis.get("domain", (0.0, 1.0))]
                 axis["anchor"] = self.reference(axis.get("anchor", other + number))
-                if "matches" in axis:
-                    axis["matches"] = self.reference(axis["matches"])
+                axis |= {k: self.reference(axis[k]) for k in ("matches", "scaleanchor") if k in axis}
                 out[self.number(letter, number).replace(letter, f"{letter}axis", 1)] = axis | self._range(key)
         return out
 
