@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 
@@ -99,3 +100,14 @@ def test_a_picture_keeps_its_own_proportions_in_every_cell() -> None:
     }
     layout = beside([spec, spec], ["a", "b"], "light")["layout"]
     assert (layout["yaxis"]["scaleanchor"], layout["yaxis2"]["scaleanchor"]) == ("x", "x2")
+
+
+def test_numbers_of_different_units_are_never_compared(pair: Comparison) -> None:
+    one, other = pair.records
+    columns = {n: other.column("meters", n).copy() for n in other.variables("meters")}
+    columns["unit"] = np.array(["words/s", *columns["unit"][1:]], dtype=object)
+    name, unit = str(columns["meter"][0]), str(one.column("meters", "unit")[0])
+    found = [r for r in Comparison([one, other.with_groups({"meters": columns})]).meters if r["meter"] == name]
+    assert [r["unit"] for r in found] == [unit, "words/s"]
+    assert [np.isfinite(r["values"]).tolist() for r in found] == [[True, False], [False, True]]
+    assert [r["changes"] for r in found] == [["", ""], ["", ""]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -65,14 +65,17 @@ class Comparison:
 
     @property
     def meters(self) -> list[dict[str, Any]]:
-        """The meters: rows of `meter`, `unit`, `values` (NaN = not measured) and `changes` against the first record."""
-        tables = [{m["meter"]: m for m in meter_rows(r)} if "meters" in r else {} for r in self.records]
+        """The meters: rows of `meter`, `unit`, `values` (NaN = not measured) and `changes` against the first record.
+
+        A meter that two records measure in different units has a row for each unit: such numbers are not compared.
+        """
+        tables = [{(m["meter"], m["unit"]): m for m in meter_rows(r)} if "meters" in r else {} for r in self.records]
         out = []
-        for name in dict.fromkeys(n for t in tables for n in t):
-            known = next(t[name] for t in tables if name in t)
-            values = [t[name]["value"] if name in t else float("nan") for t in tables]
+        for key in sorted(every := dict.fromkeys(k for t in tables for k in t), key=_first_of([n for n, _ in every])):
+            known = next(t[key] for t in tables if key in t)
+            values = [t[key]["value"] if key in t else float("nan") for t in tables]
             changes = ["", *(change(known | {"value": v, "baseline": values[0]})[0] for v in values[1:])]
-            out.append({"meter": name, "unit": known["unit"], "values": values, "changes": changes})
+            out.append({"meter": key[0], "unit": key[1], "values": values, "changes": changes})
         return out
 
     @property
@@ -167,6 +170,11 @@ def of_settings(record: Record, view: str) -> Comparison:
     if not kept:
         views.get(view).require(record.at(record.settings()[0]))
     return _Settings([one for one, _ in kept], [name for _, name in kept])
+
+
+def _first_of(names: Sequence[str]) -> Callable[[tuple[str, str]], int]:
+    """Return a sorting key that brings rows of one meter together, where the first of them stands."""
+    return lambda key: names.index(key[0])
 
 
 def _short(value: Any) -> str:
