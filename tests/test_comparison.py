@@ -111,3 +111,12 @@ def test_numbers_of_different_units_are_never_compared(pair: Comparison) -> None
     assert [r["unit"] for r in found] == [unit, "words/s"]
     assert [np.isfinite(r["values"]).tolist() for r in found] == [[True, False], [False, True]]
     assert [r["changes"] for r in found] == [["", ""], ["", ""]]
+
+
+def test_the_plane_leaves_out_what_is_measured_in_other_units(pair: Comparison) -> None:
+    one, other = pair.records
+    columns = {n: other.column("meters", n).copy() for n in other.variables("meters")}
+    columns["unit"] = np.array(["elephants"] * len(columns["unit"]), dtype=object)
+    strange = other.with_groups({"meters": columns})
+    assert "twin" in one.text("speed_quality", others=[("twin", other)])
+    assert "twin" not in one.text("speed_quality", others=[("twin", strange)])

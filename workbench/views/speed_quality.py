@@ -50,6 +50,8 @@ class Plane:
         self.relative = float(self._value(record, self.speed, "baseline") or 0) > 0
         self.falling = self._value(record, self.quality, "better") == "lower"
         self.unit = str(self._value(record, self.quality, "unit"))
+        shown = [self.quality] if self.relative else [self.speed, self.quality]  # a ratio has no unit
+        self._units = {m: str(self._value(record, m, "unit")) for m in shown}
         self.points = [self._baseline(record)] if self.relative else []
         if is_sweep(record):
             points = [self._point(record, label, "other", i, i) for i, label in enumerate(setting_labels(record))]
@@ -71,10 +73,12 @@ class Plane:
         return Point(name, 1.0, float(self._value(record, self.quality, "baseline")), kind="baseline")
 
     def _point(self, record: Record, label: str, kind: str, index: int, setting: int = 0) -> Point | None:
-        """Return a run as a point; None for a run of another system, which has other meters."""
+        """Return a run as a point; None for a run of another system, which has other meters or measures in other units."""
         speed, quality = (self._value(record, m, "value", setting) for m in (self.speed, self.quality))
         if speed is None or quality is None:
             return None
+        if any(str(self._value(record, m, "unit", setting)) != unit for m, unit in self._units.items()):
+            return None  # numbers of another unit do not belong on these axes
         base = float(self._value(record, self.speed, "baseline", setting))
         value = float(speed) / base if self.relative and base > 0 else float(speed) if not self.relative else 1.0
         provenance = str(self._value(record, self.speed, "provenance", setting))
