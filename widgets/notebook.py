@@ -165,7 +165,8 @@ def _widget(info: KnobInfo, system: System) -> ipw.Widget:
         "style": {"description_width": "130px"},
         "layout": wide,
     }
-    names = [controls.spell(c) for c in info.choices or getattr(info.parameter, "names", ())]
+    choices = info.choices or list(getattr(info.parameter, "names", ()))
+    names = [controls.spell(c) for c in choices]
     if kind == "check":
         return ipw.Checkbox(value, **common)
     if kind == "choice":
