@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from benchmarks._visitor import Visitor
-from widgets import operations, serve
+from widgets import operations, running, serve
 from widgets.recorded import recorded_run
 from widgets.shelf import new_key
 from widgets.worker import Job, RunQueue
@@ -87,6 +87,17 @@ def test_the_queue_is_bounded_for_all_and_for_each() -> None:
     with pytest.raises(WorkbenchError, match="The machine is busy: 2 runs wait already"):
         held.ask("e", "eve")
     held.gate.set()
+
+
+def test_a_page_keeps_no_more_runs_than_its_share_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = recorded_run("rsd")
+    assert shipped is not None
+    runs = [running.Run(i, shipped, {}) for i in range(1, 40)]
+    assert [r.number for r in running._recent(runs)] == list(range(16, 40))
+    monkeypatch.setattr(running, "MAX_HISTORY_BYTES", 3 * sum(shipped[g].nbytes for g in shipped.groups))
+    assert [r.number for r in running._recent(runs)] == [37, 38, 39]
+    monkeypatch.setattr(running, "MAX_HISTORY_BYTES", 1)
+    assert [r.number for r in running._recent(runs)] == [39]
 
 
 def test_a_run_that_takes_too_long_is_stopped_with_a_sentence() -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from widgets.stage import Stage
 
 MAX_HISTORY = 24  # runs a page keeps for the speed-quality plane
+MAX_HISTORY_BYTES = 48 << 20  # memory that they may take together: fifty visitors must fit into one machine
 PARTIAL_EVERY_S = 0.2
 PARTIAL_SHARE = 0.1  # drawing partial pictures may take this share of a run's time
 
@@ -122,7 +123,7 @@ class Running:
     def _remember(self, record: Record, knobs: dict[str, Any]) -> int:
         """Put a finished run into the page's history and return its number."""
         number = 1 + max([0, *(run.number for run in self.history)])
-        self.history = [*self.history, Run(number, record, knobs)][-MAX_HISTORY:]
+        self.history = _recent([*self.history, Run(number, record, knobs)])
         return number
 
     def _finished(self, record: Record, knobs: dict[str, Any]) -> None:
@@ -187,6 +188,17 @@ class _Watch:
             return self.system.rederive(record)
         except Exception:
             return record  # `derive` may need what only a finished run has
+
+
+def _recent(history: list[Run]) -> list[Run]:
+    """Return the newest runs that the page may keep; the last one always."""
+    kept, room = [], MAX_HISTORY_BYTES
+    for run in history[: -MAX_HISTORY - 1 : -1]:
+        room -= sum(run.record[group].nbytes for group in run.record.groups)
+        if kept and room < 0:
+            break
+        kept.append(run)
+    return kept[::-1]
 
 
 def _last_step(record: Record, group: str) -> int:
