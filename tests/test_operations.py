@@ -164,9 +164,9 @@ def site() -> Iterator[tuple[str, int]]:
     server.stop()
 
 
-def ask(site: tuple[str, int], path: str, **headers: str) -> tuple[http.client.HTTPResponse, str]:
+def ask(site: tuple[str, int], path: str, *, method: str = "GET", **headers: str) -> tuple[http.client.HTTPResponse, str]:
     connection = http.client.HTTPConnection(*site, timeout=30)
-    connection.request("GET", path, headers=headers)
+    connection.request(method, path, headers=headers)
     answer = connection.getresponse()
     text = answer.read().decode(errors="replace")
     connection.close()
@@ -203,6 +203,7 @@ def test_inline_scripts_carry_the_number_of_their_own_answer(site: tuple[str, in
 def test_health_says_ready_and_then_stopping(site: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     answer, text = ask(site, "/health")
     assert (answer.status, json.loads(text)["status"]) == (200, "ready")
+    assert ask(site, "/health", method="HEAD")[0].status == 200
     monkeypatch.setattr(operations.METRICS, "stopping", True)
     answer, text = ask(site, "/health")
     assert (answer.status, json.loads(text)["status"]) == (503, "stopping")

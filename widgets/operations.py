@@ -203,6 +203,8 @@ class Health(RequestHandler):
             "sessions": METRICS.sessions(), "running": running, "waiting": waiting,
         })  # fmt: skip
 
+    head = get  # what many monitors ask; Tornado leaves the body out
+
 
 class MetricsPage(RequestHandler):
     """`/metrics`: the figures of all processes, as a page or (`?format=json`) as JSON. On a public server it needs the token."""
@@ -246,7 +248,7 @@ def metrics_html(figures: dict[str, Any]) -> str:
     style = (
         f":root{{color-scheme:light dark}}body{{font:15px {theme.SANS};margin:24px auto;max-width:760px;padding:0 16px;background:{d.background};color:{d.text}}}"
         "table{border-collapse:collapse;margin:8px 0 22px;font-variant-numeric:tabular-nums}th{font-weight:400;text-align:left;padding:3px 22px 3px 0}"
-        f"td{{text-align:right;padding:3px 0 3px 22px}}@media(prefers-color-scheme:dark){{body{{background:{n.background};color:{n.text}}}}}"
+        f"td,th[scope=col]{{text-align:right;padding:3px 0 3px 22px}}@media(prefers-color-scheme:dark){{body{{background:{n.background};color:{n.text}}}}}"
     )
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><meta http-equiv=refresh content=5>"
