@@ -33,6 +33,8 @@ from workbench.errors import InputError, WorkbenchError, unknown
 from workbench.record import Record
 from workbench.system import System
 
+AGAIN_S = 0.25  # after which a page looks whether a change still waits
+
 
 class Bench(Sweeping, Keeping, pn.viewable.Viewer):
     """The live page of a system: displays itself in JupyterLab, `.servable()` under `panel serve`.
@@ -383,6 +385,22 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
                 self._make_changes()
         else:
             self._schedule()
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Make sure that a change is made even if the call for it is lost.
+
+        A callback that another thread adds at the very moment in which Panel releases the events it held is dropped with them.
+        """
+        server = getattr(getattr(self._doc, "session_context", None), "server_context", None)
+        loop = getattr(getattr(server, "application_context", None), "io_loop", None)
+        if loop is not None:
+            loop.add_callback(lambda: loop.call_later(AGAIN_S, self._again))
+
+    def _again(self) -> None:
+        if self._changes and not self._closed:
+            self._schedule()
+            self._look_again()
 
     def _schedule(self) -> None:
         heard = self._messages

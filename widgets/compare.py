@@ -258,7 +258,10 @@ class Compare(pn.viewable.Viewer):
             _fill(self.picture, comparison, self.view, self.theme, options)
         else:
             self.picture.param.update(
-                figure="", caption="", title="", empty="These runs share no picture; their meters stand above."
+                figure="",
+                caption="",
+                title="",
+                empty="These runs share no picture; their meters stand above. Choose runs of one paper, or of two that read the same input.",
             )
         if self.plane.visible:
             _fill_plane(self.plane, comparison.records[0], self._plane_points(comparison), comparison.labels[0], self.theme)
