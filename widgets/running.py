@@ -192,7 +192,8 @@ class _Watch:
 
 def _recent(history: list[Run]) -> list[Run]:
     """Return the newest runs that the page may keep; the last one always."""
-    kept, room = [], MAX_HISTORY_BYTES
+    kept: list[Run] = []
+    room = MAX_HISTORY_BYTES
     for run in history[: -MAX_HISTORY - 1 : -1]:
         room -= sum(run.record[group].nbytes for group in run.record.groups)
         if kept and room < 0:
