@@ -152,6 +152,8 @@ record.figure("text_strip")
 ---
 wb.compare(record, record).figure("text_strip")
 ---
+wb.open("rsd", **record.knobs)
+---
 wb.open("rsd", host="vscode").page.children[1].children[3].outputs[0]["data"]["text/html"][:4]"""
 
 
@@ -167,7 +169,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.notebook
 @pytest.mark.ui
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:Your element with mimetype")
 def test_a_notebook_turned_into_html_keeps_its_pictures(executed: Any, tmp_path: Path) -> None:
     from nbconvert import HTMLExporter
 
@@ -191,7 +193,8 @@ def test_a_notebook_turned_into_html_keeps_its_pictures(executed: Any, tmp_path:
         tab = browser.new_page()
         tab.route("**/*", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort())
         tab.goto(page.as_uri(), wait_until="domcontentloaded")
-        tab.locator(".js-plotly-plot .main-svg").nth(2 * 3 - 1).wait_for(state="attached")
-        assert tab.locator(".js-plotly-plot").count() == 3
+        tab.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .main-svg').length >= 2 * 3")
+        tab.locator("figure.picture[data-drawn] .js-plotly-plot").first.wait_for()
+        assert tab.evaluate("document.querySelectorAll('.js-plotly-plot').length") == 3, "beside those of the live page"
         assert "Record of rsd" in tab.inner_text("body")
         browser.close()

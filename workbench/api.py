@@ -76,6 +76,8 @@ def open(name: str, /, *, host: str = "auto", **knobs: Any) -> Bench | Twin:
         return Twin(system, ran=not knobs)
     from widgets.bench import Bench
 
+    if hosts.detect() == place.name == "jupyter":
+        hosts.load_plotly()  # then the pictures outlive the kernel too
     return Bench(system)
 
 

@@ -105,12 +105,8 @@ def _kept() -> Any:
     from workbench.export import dumps
 
     class Kept(PlotlyRenderer):
-        loaded = False
-
         def activate(self) -> None:
-            if not Kept.loaded:  # once a kernel
-                Kept.loaded = True
-                _show_html(loader())
+            load_plotly()
 
         def to_mimebundle(self, fig_dict: dict[str, Any]) -> dict[str, Any]:
             bundle = super().to_mimebundle(fig_dict)
@@ -120,10 +116,12 @@ def _kept() -> Any:
     return Kept()
 
 
-def _show_html(html: str) -> None:
+@cache
+def load_plotly() -> None:
+    """Put plotly's script into the notebook, once a kernel."""
     from IPython.display import display_html
 
-    display_html(html, raw=True)
+    display_html(loader(), raw=True)
 
 
 def picture(figure: str, height: float) -> str:

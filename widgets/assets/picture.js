@@ -4,6 +4,7 @@ function plotly(model) {
   plotlyReady ??= new Promise((resolve, reject) => {
     const load = (url) => document.head.append(element("script", { src: url, onload: () => resolve(window.Plotly), onerror: reject }))
     if (model.plotly_url) return load(model.plotly_url)
+    if (window.workbenchPlotly) return window.workbenchPlotly().then(resolve, reject) // stands in the notebook: no kernel needed
     model.on("msg:custom", (message) => {
       const source = message.plotly ?? message.data?.plotly
       if (source) load(URL.createObjectURL(new Blob([source], { type: "text/javascript" })))
