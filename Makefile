@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 TESTS ?= tests
 
-.PHONY: serve test lab bench lint model install chromium gpu-test gpu-bench binder-proof clean help
+.PHONY: serve test nightly audit lab bench lint model install chromium gpu-test gpu-bench binder-proof clean help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -44,6 +44,15 @@ lint: $(INSTALLED) ## format, lint and types
 
 test: lint model chromium ## everything: lint, types, tests, browser and notebooks
 	$(RUN) -m pytest -m 'not long' $(TESTS)
+
+nightly: lint model chromium ## the long profiles: fuzz with 10,000 cases, and what is marked long
+	WORKBENCH_FUZZ=nightly $(RUN) -m pytest tests/test_fuzz.py
+	$(RUN) -m pytest -m long
+
+audit: $(INSTALLED) ## packages and their licences against docs/licences.md, and whether they fit together
+	$(RUN) scripts/licences.py --check
+	$(RUN) -m pip check --disable-pip-version-check
+	@echo "Known vulnerabilities are looked up over the network: pip install pip-audit, then pip-audit -r constraints.txt"
 
 bench: model ## side-by-side measurements, printed as ratios
 	@for file in benchmarks/[!_]*.py; do echo "== $$file"; $(RUN) $$file || exit 1; done

@@ -1,4 +1,4 @@
-"""Draw the still pictures in docs/pictures: what the notebooks show on a code host, and the page at the top of the README.
+"""Draw the still pictures in docs/pictures: what the notebooks show on a code host, and the pages in the README.
 
 .venv/bin/python scripts/pictures.py              (needs the embedded model and a Chromium)
 .venv/bin/python scripts/pictures.py g_search page    only those of one paper, and the page
@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
@@ -19,6 +21,7 @@ import numpy as np
 from playwright.sync_api import Browser, sync_playwright
 
 import workbench as wb
+from widgets.shelf import Shelf, new_key
 from workbench import data
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "pictures"
@@ -31,10 +34,18 @@ DRAWN = """() => {const f = r => [...r.querySelectorAll('*')].some(e => (e.class
              || (e.shadowRoot && f(e.shadowRoot))); return f(document)}"""
 
 
+POEM: dict[str, Any] = {
+    "prompt": "Write a short poem about rain.",
+    "depth": 3,
+    "width": 3,
+    "temperature": 0.7,
+    "max_new_tokens": 32,
+}
+
+
 def rsd() -> dict[str, Any]:
     """Return the figures of notebooks/rsd.py and the start notebook."""
-    poem = {"prompt": "Write a short poem about rain.", "depth": 3, "width": 3, "temperature": 0.7, "max_new_tokens": 32}
-    run = wb.run("rsd", **poem, seed=1)
+    run = wb.run("rsd", **POEM, seed=1)
     rng = np.random.default_rng(0)
     target, draft = (wb.models.TableLM(rng.dirichlet(np.ones(4), size=4)) for _ in range(2))
     table = {"target": target, "draft": draft, "prompt": [0], "max_new_tokens": 2, "temperature": 1.0, "depth": 2, "width": 3}
@@ -87,19 +98,45 @@ def draw(browser: Browser, name: str, figure: Any) -> None:
     page.close()
 
 
-def shoot_page(browser: Browser) -> None:
-    """Write the live page of rsd as docs/pictures/page.png."""
-    server = subprocess.Popen([sys.executable, "-m", "workbench", "serve", "--port", str(PORT)])
-    try:
-        _wait(f"http://127.0.0.1:{PORT}/")
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.goto(f"http://127.0.0.1:{PORT}/rsd")
+#: Pictures of pages -> path, and the size of the window.
+PAGES: dict[str, tuple[str, int, int]] = {
+    "page": ("rsd", 1280, 900),
+    "gallery": ("", 1280, 860),
+    "compare": ("compare", 1280, 900),
+}
+
+
+def shoot_pages(browser: Browser, names: list[str]) -> None:
+    """Write live pages as docs/pictures/<name>.png, from a server with a shelf of its own."""
+    with tempfile.TemporaryDirectory(prefix="workbench-") as shelf:
+        os.environ["WORKBENCH_DATA"] = shelf
+        visitor = new_key()
+        if "compare" in names:
+            for name, method in (("plain decoding", "autoregressive"), ("a tree of drafts", "rsd-s")):
+                Shelf(visitor).keep(wb.run("rsd", **POEM, method=method, seed=1), name)
+        server = subprocess.Popen([sys.executable, "-m", "workbench", "serve", "--port", str(PORT), "--no-show"])
+        try:
+            _wait(f"http://127.0.0.1:{PORT}/")
+            for name in names:
+                shoot(browser, name, visitor)
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def shoot(browser: Browser, name: str, visitor: str) -> None:
+    path, width, height = PAGES[name]
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.add_init_script(f"localStorage.setItem('workbench-visitor', '{visitor}')")
+    page.goto(f"http://127.0.0.1:{PORT}/{path}")
+    if name == "compare":
+        for run in ("plain decoding", "a tree of drafts"):
+            page.get_by_label(f"compare {run}").check()
+    if name != "gallery":
         page.wait_for_function(DRAWN, timeout=120_000)
-        page.wait_for_timeout(3000)  # fonts and the last relayout
-        page.screenshot(path=FOLDER / "page.png")
-    finally:
-        server.terminate()
-        server.wait()
+    page.wait_for_timeout(4000)  # fonts, pictures and the last relayout
+    page.screenshot(path=FOLDER / f"{name}.png")
+    page.close()
 
 
 def _wait(url: str) -> None:
@@ -114,14 +151,14 @@ def _wait(url: str) -> None:
 
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    wanted = sys.argv[1:] or [*PAPERS, "page"]
+    wanted = sys.argv[1:] or [*PAPERS, *PAGES]
     figures = {name: figure for paper in PAPERS if paper in wanted for name, figure in PAPERS[paper]().items()}
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, figure in figures.items():
             draw(browser, name, figure)
-        if "page" in wanted:
-            shoot_page(browser)
+        if pages := [name for name in PAGES if name in wanted]:
+            shoot_pages(browser, pages)
         browser.close()
 
 

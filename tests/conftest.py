@@ -6,9 +6,13 @@ import os
 import shutil
 from functools import cache
 
+import hypothesis
 import pytest
 
 from workbench import system as systems
+
+hypothesis.settings.register_profile("workbench", deadline=None)  # how fast an example runs says only how busy the machine is
+hypothesis.settings.load_profile("workbench")
 
 CI = os.environ.get("CI") == "true"  # there, nothing may be skipped for want of a model or a browser
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

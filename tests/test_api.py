@@ -167,7 +167,7 @@ def test_a_wrong_setting_is_said_before_any_work() -> None:
 
 
 def test_an_unreachable_scheduler_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workbench.sweeping._CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("workbench.sweep_pool._CONNECT_SECONDS", 0.2)
     with pytest.raises(InputError, match="a dask client or the address of a running scheduler"):
         wb.sweep("toy", {"steps": [1]}, client="tcp://127.0.0.1:1")
     with pytest.raises(InputError, match="a dask client or the address of a running scheduler"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 
@@ -11,7 +12,7 @@ import workbench as wb
 from tests.views.simulator import record as simulate
 from tests.views.simulator import run_attrs
 from workbench import theme
-from workbench.comparison import Comparison
+from workbench.comparison import Comparison, beside
 from workbench.errors import InputError, UnknownNameError
 from workbench.record import Record
 
@@ -90,3 +91,32 @@ def test_one_record_or_a_stranger_is_an_error(pair: Comparison) -> None:
         Comparison([pair.records[0], {}])  # type: ignore[list-item]
     with pytest.raises(UnknownNameError, match="token_tree"):
         pair.figure("token_trees")
+
+
+def test_a_picture_keeps_its_own_proportions_in_every_cell() -> None:
+    spec = {
+        "data": [],
+        "layout": {"margin": {"t": 30}, "xaxis": {"range": [0, 4]}, "yaxis": {"range": [3, 0], "scaleanchor": "x"}},
+    }
+    layout = beside([spec, spec], ["a", "b"], "light")["layout"]
+    assert (layout["yaxis"]["scaleanchor"], layout["yaxis2"]["scaleanchor"]) == ("x", "x2")
+
+
+def test_numbers_of_different_units_are_never_compared(pair: Comparison) -> None:
+    one, other = pair.records
+    columns = {n: other.column("meters", n).copy() for n in other.variables("meters")}
+    columns["unit"] = np.array(["words/s", *columns["unit"][1:]], dtype=object)
+    name, unit = str(columns["meter"][0]), str(one.column("meters", "unit")[0])
+    found = [r for r in Comparison([one, other.with_groups({"meters": columns})]).meters if r["meter"] == name]
+    assert [r["unit"] for r in found] == [unit, "words/s"]
+    assert [np.isfinite(r["values"]).tolist() for r in found] == [[True, False], [False, True]]
+    assert [r["changes"] for r in found] == [["", ""], ["", ""]]
+
+
+def test_the_plane_leaves_out_what_is_measured_in_other_units(pair: Comparison) -> None:
+    one, other = pair.records
+    columns = {n: other.column("meters", n).copy() for n in other.variables("meters")}
+    columns["unit"] = np.array(["elephants"] * len(columns["unit"]), dtype=object)
+    strange = other.with_groups({"meters": columns})
+    assert "twin" in one.text("speed_quality", others=[("twin", other)])
+    assert "twin" not in one.text("speed_quality", others=[("twin", strange)])

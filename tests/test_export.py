@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,28 @@ import pytest
 from tests.views.simulator import record as simulate
 from tests.views.simulator import run_attrs
 from workbench import export
-from workbench.errors import InputError, StorageError
+from workbench.errors import InputError, StorageError, WorkbenchError
 from workbench.record import Record
+
+
+@contextlib.contextmanager
+def opened(page: Path) -> Iterator[tuple[Any, list[str]]]:
+    """Open a file in a Chromium; what it asks of a network, and what it says on its console, is collected."""
+    from tests.ui.conftest import FLAGS, chromium
+
+    path = chromium()
+    from playwright.sync_api import sync_playwright
+
+    problems: list[str] = []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=FLAGS)
+        tab = browser.new_page(viewport={"width": 1000, "height": 800}, color_scheme="light")
+        tab.on("console", lambda m: problems.append(m.text))
+        tab.on("pageerror", lambda e: problems.append(str(e)))
+        tab.on("request", lambda r: problems.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
+        tab.goto(page.as_uri())
+        yield tab, problems
+        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -117,25 +139,75 @@ def test_a_folder_that_is_not_there_is_a_sentence(record: Record, tmp_path: Path
         record.html(tmp_path / "nowhere" / "run.html")
 
 
-@pytest.mark.ui
-def test_the_scrubber_moves_by_keys_and_the_design_changes(page: Path, record: Record) -> None:
-    from playwright.sync_api import sync_playwright
+def test_every_shipped_run_fits_into_a_mail() -> None:
+    """The estimate is checked above against a page; here it must hold for what readers get."""
+    from plotly.offline import get_plotlyjs
 
+    from widgets.recorded import recorded_run
+    from workbench import system as systems
     from workbench import views
 
-    chromium = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-    if not Path(chromium).exists():
-        pytest.skip(f"no browser at {chromium}")
-    problems: list[str] = []
-    with sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        tab = browser.new_page(viewport={"width": 1000, "height": 800}, color_scheme="light")
-        tab.on("console", lambda m: problems.append(m.text))
-        tab.on("pageerror", lambda e: problems.append(str(e)))
-        tab.on("request", lambda r: problems.append(r.url) if not r.url.startswith("file:") else None)
-        tab.goto(page.as_uri())
+    for key in systems.registry():
+        record = recorded_run(key)
+        assert record is not None
+        size = sum(export._estimate(record, v) for v in views.for_record(record)) + len(get_plotlyjs())
+        print(f"{key}: {size / 1e6:.1f} MB")
+        assert size < export.MAX_BYTES
+
+
+def test_picture_files(record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    with pytest.raises(InputError, match=r"ends in \.png, \.svg"):
+        record.image(tmp_path / "tree.gif", "token_tree")
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "kaleido" else importlib.util.find_spec(name))
+    with pytest.raises(InputError, match="kaleido, which is not installed"):
+        record.image(tmp_path / "tree.png", "token_tree")
+    monkeypatch.setattr(export, "find_spec", lambda name: object())
+
+    def no_browser(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no browser")
+
+    monkeypatch.setattr("plotly.graph_objects.Figure.to_image", no_browser)
+    with pytest.raises(WorkbenchError, match="needs a Chromium or Chrome"):
+        record.image(tmp_path / "tree.png", "token_tree")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ui
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # kaleido's pipes
+def test_a_picture_file_is_drawn_without_a_page(record: Record, tmp_path: Path) -> None:
+    from PIL import Image
+
+    png = record.image(tmp_path / "tree.png", "token_tree", step=1, width=300, height=200, scale=2)
+    svg = record.image(tmp_path / "tree.svg", "token_tree", step=1)
+    with Image.open(png) as opened:
+        assert opened.size == (600, 400)
+    assert svg.read_text(encoding="utf-8").startswith("<svg")
+
+
+@pytest.mark.ui
+def test_the_page_answers_a_pointer_and_saves_its_pictures(page: Path, record: Record) -> None:
+    with opened(page) as (tab, problems):
+        tab.wait_for_selector("#speed_quality .main-svg")
+        tab.locator("#speed_quality").scroll_into_view_if_needed()
+        tab.locator("#speed_quality .points path").first.hover(force=True)
+        tab.wait_for_selector("#speed_quality .hovertext")
+        for kind, start in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
+            with tab.expect_download() as saved:
+                tab.locator("button[data-view=token_tree]", has_text=kind).click()
+            assert saved.value.suggested_filename == f"token_tree-step-0.{kind.lower()}"
+            assert Path(saved.value.path()).read_bytes().startswith(start)
+        tab.locator("#token_tree ~ details summary").click()
+        assert tab.inner_text("#token_tree-words").split() == record.text("token_tree", step=0).split()
+    assert problems == []
+
+
+@pytest.mark.ui
+def test_the_scrubber_moves_by_keys_and_the_design_changes(page: Path, record: Record) -> None:
+    from workbench import views
+
+    with opened(page) as (tab, problems):
         tab.wait_for_selector("#speed_quality .main-svg")
         assert tab.text_content("#where") == "step 0 of 5"
         tab.keyboard.press("ArrowRight")
@@ -144,9 +216,10 @@ def test_the_scrubber_moves_by_keys_and_the_design_changes(page: Path, record: R
         assert tab.text_content("#token_tree-caption") == views.get("token_tree").describe(record, step=2)
         tab.keyboard.press("End")
         assert tab.text_content("#text_strip-caption") == views.get("text_strip").describe(record, step=5)
+        tab.locator("#scrub").fill("3")
+        assert tab.text_content("#where") == "step 3 of 5"
         tab.click("#theme")
         tab.wait_for_function(
             "getComputedStyle(document.querySelector('#token_tree .main-svg')).backgroundColor === 'rgb(18, 21, 26)'"
         )
-        browser.close()
     assert problems == []

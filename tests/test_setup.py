@@ -84,7 +84,9 @@ def test_installed_versions_are_those_of_the_constraints() -> None:
     assert found == {name: pins[name] for name in names}
 
 
-@pytest.mark.parametrize("target", ["serve", "test", "lab", "bench", "lint", "model", "gpu-test", "gpu-bench", "binder-proof"])
+@pytest.mark.parametrize(
+    "target", ["serve", "test", "lab", "bench", "lint", "model", "gpu-test", "gpu-bench", "binder-proof", "nightly", "audit"]
+)
 def test_make_knows_its_targets(target: str) -> None:
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from workbench import system as systems
 def page() -> Bench | Gallery:
     """Return the page that the query asks for."""
     asked = pn.state.session_args.get("system", [b""])[0].decode(errors="replace")
-    return Bench(systems.get(asked)()) if asked in systems.registry() else Gallery()
+    return Bench(systems.get(asked)()) if asked in systems.registry() else Gallery(app="app")
 
 
 if pn.state.served:

@@ -12,40 +12,31 @@ import math
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import panel as pn
 import param
 
-from widgets import controls, link, meters, worker
-from widgets.gallery import page_style
+from widgets import controls, link, messages, meters, operations, worker
+from widgets.keeping import Keeping, kept_key
 from widgets.parts import Controls, Header, Picture, Scrubber, Tabs, served
 from widgets.recorded import recorded_run
-from widgets.stage import Stage, changed_groups
+from widgets.running import Run
+from widgets.stage import Slot, Stage, changed_groups
+from widgets.style import page_style
+from widgets.sweeps import Sweep, Sweeping
 from workbench import theme as themes
-from workbench.errors import InputError, WorkbenchError
+from workbench.errors import InputError, WorkbenchError, unknown
 from workbench.record import Record
 from workbench.system import System
-from workbench.tape import NullTape, Progress, Tape
 
-MAX_HISTORY = 12  # runs a page keeps for the speed-quality plane
-PARTIAL_EVERY_S = 0.2
-PARTIAL_SHARE = 0.1  # drawing partial pictures may take this share of a run's time
+AGAIN_S = 0.25  # after which a page looks whether a change still waits
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run of this page: its number, its record, and the knob values that made it."""
-
-    number: int
-    record: Record
-    knobs: dict[str, Any]
-
-
-class Bench(pn.viewable.Viewer):
+class Bench(Sweeping, Keeping, pn.viewable.Viewer):
     """The live page of a system: displays itself in JupyterLab, `.servable()` under `panel serve`.
 
     Args:
@@ -70,7 +61,12 @@ class Bench(pn.viewable.Viewer):
         self._number = 0  # of the run on show; 0 is the recorded one
         self._id = uuid.uuid4().hex[:8]
         self._lock = threading.RLock()
+        self._changes: deque[Callable[[], None]] = deque()  # that wait for their turn in the page's session
+        self._messages = 0  # answered so far
         self._job: worker.Job | None = None
+        self._sweep: Sweep | None = None
+        self._visitor = ""  # the browser's key, once it has said hello
+        self._wanted = ""  # the kept run that the link names
         self._warming: Future[None] | None = None
         self._ran_with: dict[str, Any] = {}
         self._public = served()
@@ -95,6 +91,8 @@ class Bench(pn.viewable.Viewer):
             presets=list(cls.presets),
         )
         self.stage = Stage(cls.shows, self._picture)
+        self.sweep_slot = Slot(self._picture("sweep"))
+        self.sweep_slot.picture.closable = True
         self.scrubber = Scrubber(on_message=self._heard, bench=self._id, whole_page=whole)
         self.tabs = Tabs(on_message=self._heard, bench=self._id)
         self.meters = pn.pane.HTML("", stylesheets=[meters.STYLE], sizing_mode="stretch_width", margin=0)
@@ -108,7 +106,7 @@ class Bench(pn.viewable.Viewer):
 
     def _layout(self) -> pn.Column:
         slots = {name: slot.picture for name, slot in self.stage.slots.items()}
-        center = _column([slots["hero"], self.scrubber, self.growing, slots["strip"]], "wb-center")
+        center = _column([slots["hero"], self.scrubber, self.growing, slots["strip"], self.sweep_slot.picture], "wb-center")
         side = _column([self.meters, slots["plane"]], "wb-side")
         body = _column([_column([self.controls], "wb-controls"), center, side], "wb-body")
         pair = _column([slots["left"], slots["right"]], "wb-pair")
@@ -130,6 +128,7 @@ class Bench(pn.viewable.Viewer):
             if kept is not None and not link.names_knob(self.system, search):
                 self._try_set(kept.knobs)
             other, notes = link.restore(self.system, search, public=True)
+            self._wanted = kept_key(search)
             pn.state.on_session_destroyed(lambda _: self.close())
         self._wear(other["theme"] if other.get("theme") in themes.DESIGNS else self.theme)
         self.header.ask_theme = self._public and "theme" not in other
@@ -143,7 +142,7 @@ class Bench(pn.viewable.Viewer):
         self._refresh_controls()
         if notes:
             self._say(" ".join(notes) + " The default is used.")
-        if kept is None or self._needs_run():
+        if (kept is None or self._needs_run()) and not self._wanted:
             # A word from a run that ends before the session is attached to its browser would be lost.
             pn.state.onload(lambda: self._heard({"kind": "run"}))
 
@@ -179,18 +178,25 @@ class Bench(pn.viewable.Viewer):
             "live": self._on_live, "settle": self._on_settle, "run": lambda _: self._start(), "preset": self._on_preset,
             "cancel": lambda _: self.cancel(), "theme": self._on_theme, "step": self._on_step, "click": self._on_click, "zoom": self._on_zoom,
             "painted": lambda _: self._warm(), "words": self._on_words, "tab": self._on_tab, "dismiss": lambda _: self._say(""),
+            "sweep": self._on_sweep, "close": lambda _: self._close_sweep(), "hello": self._on_hello, "keep": self._on_keep,
+            "download": self._on_download,
         }  # fmt: skip
         action = actions.get(str(message.get("kind")))
-        if action is None:
+        if action is None or not messages.well_formed(message):
             return
-        with self._lock, pn.io.hold():
-            try:
-                action(message)
-            except Exception as error:
-                self._say(worker.sentence(error), "error")
-                self._refresh_controls()
-            if message.get("seq"):
-                (self.scrubber if message["kind"] == "step" else self.controls).ack = int(message["seq"])
+        began = time.perf_counter()
+        with self._lock:
+            with pn.io.hold():
+                try:
+                    action(message)
+                except Exception as error:
+                    self._say(worker.sentence(error), "error")
+                    self._refresh_controls()
+                if message.get("seq"):
+                    (self.scrubber if message["kind"] == "step" else self.controls).ack = int(message["seq"])
+            self._messages += 1
+        if message["kind"] == "live":
+            operations.METRICS.took("move", time.perf_counter() - began)
 
     def _set(self, values: dict[str, Any]) -> None:
         self.system.set(**{n: controls.read(self.system, n, raw, public=self._public) for n, raw in values.items()})
@@ -225,15 +231,21 @@ class Bench(pn.viewable.Viewer):
             self._refresh_controls()
 
     def _on_preset(self, message: dict[str, Any]) -> None:
-        self.system.set(**type(self.system).presets[str(message["name"])])
+        presets = type(self.system).presets
+        if message["name"] not in presets:
+            raise unknown("preset", message["name"], presets)
+        self.system.set(**presets[message["name"]])
         self._refresh_controls()
         self._rederive()
         if self._needs_run():
             self._start()
 
     def _on_theme(self, message: dict[str, Any]) -> None:
+        if message["theme"] not in themes.DESIGNS:
+            return
         self._wear(message["theme"])
         self.stage.option_changed("theme", self._options())
+        self._draw_sweep()
         self._write_link()
 
     def _wear(self, theme: str) -> None:
@@ -244,8 +256,11 @@ class Bench(pn.viewable.Viewer):
         self._go_to(int(message["step"]))
 
     def _on_words(self, message: dict[str, Any]) -> None:
-        slot = self.stage.slots[message["place"]]
-        if self.record is not None:
+        if message.get("place") == "sweep":
+            self._draw_sweep()
+            return
+        slot = self.stage.slots.get(str(message.get("place")))
+        if self.record is not None and slot is not None:
             slot.draw(self.record, self._options())
 
     def _on_tab(self, message: dict[str, Any]) -> None:
@@ -256,8 +271,13 @@ class Bench(pn.viewable.Viewer):
     def _on_click(self, message: dict[str, Any]) -> None:
         """Follow a click: on the plane to that run; elsewhere the mark is selected, or its step is shown."""
         mark, place = message.get("custom"), message["place"]
+        if place not in {"sweep", *self.stage.slots}:
+            return
         mark = mark[0] if isinstance(mark, list) and mark else mark
-        if not isinstance(mark, (int, float)):
+        if not isinstance(mark, (int, float)) or not math.isfinite(mark):
+            return
+        if place == "sweep":
+            self._on_sweep_click(int(mark))
             return
         view = self.stage.slots[place].view
         if place == "plane":
@@ -284,10 +304,14 @@ class Bench(pn.viewable.Viewer):
             return
         self.cancel()
         run = others[index]
-        self.system.set(**run.knobs | self.system.pictures_of(run.record))
-        self._ran_with, self._number = self.system.values(), run.number
+        self._bring(run.record, run.knobs, run.number, f"run {run.number} of this page")
+
+    def _bring(self, record: Record, knobs: dict[str, Any], number: int, detail: str = "") -> None:
+        """Bring an earlier run on show, with the knobs that made it."""
+        self.system.set(**knobs | self.system.pictures_of(record))
+        self._ran_with, self._number = self.system.values(), number
         self._refresh_controls()
-        self._show(run.record, "measured", f"run {run.number} of this page")
+        self._show(record, "measured", detail or f"run {number} of this page")
 
     def _go_to(self, step: int) -> None:
         count = self.stage.steps()
@@ -341,7 +365,7 @@ class Bench(pn.viewable.Viewer):
 
     def _refresh_controls(self) -> None:
         self.controls.param.update(values=controls.shown(self.system), fresh=self.controls.fresh + 1)
-        self.header.python = link.python(self.system)
+        self.header.param.update(python=link.python(self.system), command=link.command(self.system))
         self._write_link()
 
     def _write_link(self) -> None:
@@ -352,108 +376,64 @@ class Bench(pn.viewable.Viewer):
     def _say(self, message: str, tone: str = "note") -> None:
         self.header.param.update(message=message, tone=tone)
 
-    # ---- runs --------------------------------------------------------------------------------------------------------
-
-    def _needs_run(self) -> bool:
-        now = self.system.values()
-        return any(now[n] != self._ran_with.get(n, now[n]) for n, info in self.system.knobs().items() if not info.live)
-
-    def _estimated(self) -> bool:
-        """Return whether a number on show is a replay's estimate."""
-        if self.record is None or "meters" not in self.record:
-            return False
-        return bool((self.record.column("meters", "provenance") == "estimated").any())
-
-    def _start(self) -> None:
-        """Queue a run with the present knobs; a run of this page that is under way is cancelled first."""
-        self.cancel()
-        knobs = {name: getattr(self.system, name) for name in self.system.knob_names()}
-        self._ran_with = self.system.values()
-        if self.header.tone == "error":
-            self._say("")
-        self.stage.dim(True)
-        self._job = worker.QUEUE.submit(lambda job: self._work(job, type(self.system)(**knobs)), self._changed(knobs))
-
-    def cancel(self) -> None:
-        """Ask this page's run to stop at its next step, or take it out of the queue."""
-        if self._job is not None and self._job.state in {"waiting", "running"}:
-            worker.QUEUE.cancel(self._job)
-
-    def _work(self, job: worker.Job, system: System) -> Record:
-        if self._warming is None:
-            self._warming = worker.warm(system)
-        worker.settled(self._warming, job)
-        return system.record(Tape(on_step=_Watch(self, job, system), cancel=job.cancelled))
-
-    def _changed(self, knobs: dict[str, Any]) -> Callable[[worker.Job], None]:
-        def changed(job: worker.Job) -> None:
-            state, place, result = job.state, job.place, job.result
-            self._on_page(lambda: self._follow(job, state, place, result, knobs))
-
-        return changed
-
-    def _follow(self, job: worker.Job, state: str, place: int, result: Record | None, knobs: dict[str, Any]) -> None:
-        """Show where this page's run stands. Runs in the page's session."""
-        if job is not self._job or (state == "waiting" and job.state != state):
-            return  # a newer run has taken its place, or the word that it waits came late
-        if state == "waiting":
-            self.header.param.update(state="waiting", detail=f"{place} before you" if place else "starting")
-        elif state == "running":
-            self.header.param.update(state="running", detail="", progress=-1.0)
-        elif state == "done" and result is not None:
-            self._keep(result, knobs)
-        else:
-            self._stopped(state, job.error)
-
-    def _keep(self, record: Record, knobs: dict[str, Any]) -> None:
-        self._number = 1 + max([0, *(run.number for run in self.history)])
-        self.history = [*self.history, Run(self._number, record, knobs)][-MAX_HISTORY:]
-        self.stage.mark_live(set(self.system.derive(record)))
-        self._show(record, "measured")
-        if any(self.system.values()[n] != v for n, v in self._ran_with.items() if self.system.knobs()[n].live):
-            self._rederive()  # a live knob moved while the run went on
-
-    def _stopped(self, state: str, error: Exception | None) -> None:
-        self.stage.dim(False)
-        self.growing.param.update(object="", visible=False)
-        if self.record is not None:
-            self.stage.show(self.record, self._options())  # partial pictures go
-        detail = "the last whole run is on show" if self.record is not None else "press Run to start again"
-        self.header.param.update(state="cancelled" if state == "cancelled" else "failed", detail=detail, progress=-1.0)
-        if error is not None:
-            self._say(worker.sentence(error), "error")
-
-    def _partial(self, job: worker.Job, progress: Progress, drawn: Record | None) -> None:
-        """Show a run's progress and, now and then, what it has recorded so far. Runs in the page's session."""
-        if job is not self._job or job.state != "running":
-            return
-        share = progress.done / progress.total if progress.total else -1.0
-        percent = f"{share:.0%}" if share >= 0 else f"{progress.done}"
-        self.header.param.update(state="running", detail=f"{progress.phase} {percent}".strip(), progress=min(share, 1.0))
-        self.growing.param.update(object=meters.growing(progress.text), visible=bool(progress.text))
-        if drawn is not None:
-            slot = self.stage.slots["hero"]
-            last = max(0, _last_step(drawn, slot.view.steps if slot.view else ""))
-            if slot.view is not None and slot.view.draws(drawn):
-                slot.draw(drawn, self._options() | {"step": last})
-                slot.picture.dimmed = False
-
     def _on_page(self, change: Callable[[], None]) -> None:
-        """Make a change in this page's session, from whatever thread."""
+        """Make a change in this page's session, from whatever thread, after what the reader's own messages changed."""
+        if self._closed:
+            return
+        self._changes.append(change)
+        if self._doc is None or self._doc.session_context is None:
+            with self._lock:
+                self._make_changes()
+        else:
+            self._schedule()
+            self._look_again()
 
-        def guarded() -> None:
-            with self._lock, pn.io.hold():
+    def _look_again(self) -> None:
+        """Make sure that a change is made even if the call for it is lost.
+
+        A callback that another thread adds at the very moment in which Panel releases the events it held is dropped with them.
+        """
+        server = getattr(getattr(self._doc, "session_context", None), "server_context", None)
+        loop = getattr(getattr(server, "application_context", None), "io_loop", None)
+        if loop is not None:
+            loop.add_callback(lambda: loop.call_later(AGAIN_S, self._again))
+
+    def _again(self) -> None:
+        if self._changes and not self._closed:
+            self._schedule()
+            self._look_again()
+
+    def _schedule(self) -> None:
+        heard = self._messages
+        if not self._closed and self._doc is not None:
+            self._doc.add_next_tick_callback(lambda: self._drain(heard))
+
+    def _drain(self, heard: int) -> None:
+        """Make the changes that wait, in order. Runs on the server's loop, which must never wait for a page.
+
+        A message is answered on a thread of its own, and Panel queues what it sets for the loop's next turn. A change that was
+        queued before that answer must not overtake it: what it set would be overwritten by what is older.
+        """
+        if not self._lock.acquire(blocking=False):
+            if self._doc is not None:
+                self._doc.add_timeout_callback(self._schedule, 5)
+            return
+        try:
+            if heard != self._messages:
+                self._schedule()
+            else:
+                self._make_changes()
+        finally:
+            self._lock.release()
+
+    def _make_changes(self) -> None:
+        with pn.io.hold():
+            while self._changes:
+                change = self._changes.popleft()
                 try:
                     change()
                 except Exception as error:  # a page must outlive a picture that cannot be drawn
                     self._say(worker.sentence(error), "error")
-
-        if self._closed:
-            return
-        if self._doc is not None and self._doc.session_context is not None:
-            self._doc.add_next_tick_callback(guarded)
-        else:
-            guarded()
 
     def close(self) -> None:
         """Stop this page's run and forget its records (called when its session ends)."""
@@ -462,44 +442,7 @@ class Bench(pn.viewable.Viewer):
         self._job = None
         self.record = self.stage.record = None
         self.history = []
-
-
-class _Watch:
-    """What a run tells its page at every step, thinned so that watching costs at most a tenth of the run's time."""
-
-    def __init__(self, bench: Bench, job: worker.Job, system: System) -> None:
-        self.bench, self.job, self.system = bench, job, system
-        self.next = 0.0
-
-    def __call__(self, progress: Progress, tape: NullTape) -> None:
-        now = time.perf_counter()
-        if now < self.next:
-            return
-        drawn = self._record(tape)
-        self.bench._on_page(lambda: self.bench._partial(self.job, progress, drawn))
-        cost = time.perf_counter() - now
-        self.next = now + max(PARTIAL_EVERY_S, cost / PARTIAL_SHARE)
-
-    def _record(self, tape: NullTape) -> Record | None:
-        """Return what has been recorded so far, derived groups included where they can be derived already."""
-        try:
-            columns = tape.columns() if isinstance(tape, Tape) else {}
-            if not columns:
-                return None
-            record = Record.from_columns(columns, self.system._attrs({}), getattr(tape, "attrs", {}))
-        except (WorkbenchError, ValueError):
-            return None  # a group may be half-written between two steps; the next one is whole
-        try:
-            return self.system.rederive(record)
-        except Exception:
-            return record  # `derive` may need what only a finished run has
-
-
-def _last_step(record: Record, group: str) -> int:
-    if not group or group not in record:
-        return 0
-    steps = record[group]["step"].values
-    return int(steps.max()) if len(steps) else 0
+        self._sweep = None
 
 
 def _whole(text: str | None) -> int:

@@ -19,6 +19,10 @@ MAX_TEXT = 8_000  # characters a visitor may send as one text
 #: Whether a visitor may name any model of the hub. `serve` forbids it where others than this machine's user reach the page:
 #: a model by name is a download and memory without a bound.
 any_model = True
+#: Most that a visitor may set a knob to whose unit is tokens; None where only this machine's user reaches the page.
+max_tokens: int | None = None
+#: Values of one knob that a page sweeps: a live one is replayed in milliseconds, any other runs the system for each.
+MAX_LIVE_VALUES, MAX_RUN_VALUES, LIVE_VALUES, RUN_VALUES = 41, 12, 21, 5
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
 
@@ -49,10 +53,10 @@ def _draggable(info: KnobInfo) -> bool:
 
 def spec(system: type[System]) -> list[dict[str, Any]]:
     """Return one plain dict for each knob: all that the browser needs to draw its control."""
-    return [_one(info) for info in system.knobs().values()]
+    return [_one(info, system.limits.get(info.name)) for info in system.knobs().values()]
 
 
-def _one(info: KnobInfo) -> dict[str, Any]:
+def _one(info: KnobInfo, limit: float | None) -> dict[str, Any]:
     low, high = info.bounds or (None, None)
     nullable = bool(getattr(info.parameter, "allow_None", False)) or info.default is None
     choices = info.choices or list(getattr(info.parameter, "names", ()))
@@ -72,7 +76,51 @@ def _one(info: KnobInfo) -> dict[str, Any]:
         "default_text": spell(info.default),
         "choices": [spell(c) for c in choices],
         "nullable": nullable,
+        "sweep": suggested(info, limit),
     }
+
+
+def suggested(info: KnobInfo, limit: float | None = None) -> list[str]:
+    """Return the values over which a page offers to sweep a knob, as it spells them; none for a text, a picture or a model."""
+    which = kind(info)
+    if which == "choice":
+        return [spell(c) for c in info.choices or ()][:MAX_RUN_VALUES]
+    if which == "check":
+        return ["false", "true"]
+    if which not in {"range", "list"} or info.name == "seed":
+        return []
+    low, high = info.bounds or (0, 1)
+    high = min(high, limit) if limit is not None else high
+    count = LIVE_VALUES if info.live else RUN_VALUES
+    if which == "list" or isinstance(info.parameter, param.Integer):
+        return [str(v) for v in dict.fromkeys(round(float(v)) for v in np.linspace(low, high, count))]
+    step = _step(info) or 0.01
+    return [
+        f"{v:.6g}"
+        for v in dict.fromkeys(float(low + round((v - low) / step) * step) for v in np.linspace(low, high, count))
+        if v <= high
+    ]
+
+
+def read_values(system: System, name: str, text: Any, *, public: bool) -> list[Any]:
+    """Return the values over which a knob is to be swept, from a text such as "1, 2, 4" (commas inside brackets belong to a value).
+
+    Raises:
+        InputError: fewer than two values, too many, or one that the knob does not take; nothing is left out silently.
+    """
+    info = system.knobs().get(name)
+    if info is None or not suggested(info):
+        raise InputError(expected("sweep", "a knob with a range or a choice", repr(name)[:60]))
+    words = [w.strip() for w in re.split(r",(?![^\[]*\])", str(text)[:MAX_TEXT]) if w.strip()]
+    most = MAX_LIVE_VALUES if info.live else MAX_RUN_VALUES
+    if not 2 <= len(dict.fromkeys(words)) <= most:
+        raise InputError(
+            expected(f"values of {name}", f"2 to {most} different ones, with commas between", f"{len(dict.fromkeys(words))}")
+        )
+    values = [read(system, name, word, public=public) for word in dict.fromkeys(words)]
+    for value in values:
+        type(system)(**{name: value})  # says now, not in the middle of the sweep, that a value is out of range
+    return values
 
 
 def _step(info: KnobInfo) -> float | int | None:
@@ -141,12 +189,22 @@ def _admit(info: KnobInfo, value: Any, limits: Mapping[str, Any]) -> None:
         offered, then = "one of " + ", ".join(info.parameter.names), "Run it in a notebook for other models"
         raise InputError(expected(info.name, offered, repr(value)[:80], then=then))
     most = limits.get(info.name)
-    size = float(np.max(value)) if isinstance(value, (int, float, list)) and np.size(value) else None
-    if isinstance(value, str) and most is not None:
-        size = float(len(value))
+    if max_tokens is not None and info.unit == "tokens":
+        most = max_tokens if most is None else min(most, max_tokens)
+    size = _size(info, value)
     if most is not None and size is not None and size > most:
         then = "Run it in a notebook for more"
-        raise InputError(expected(info.name, f"at most {most} on a shared page", f"{size:g}", then=then))
+        got = str(size) if size < 10**12 else "far more"
+        raise InputError(expected(info.name, f"at most {most} on a shared page", got, then=then))
+
+
+def _size(info: KnobInfo, value: Any) -> float | int | None:
+    """Return what a limit counts: a number itself, the largest of a branching, the length of a text or of its token ids."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    if isinstance(value, list) and kind(info) == "list":
+        return max((v for v in value if isinstance(v, (int, float))), default=None)
+    return len(value) if isinstance(value, (str, list)) else None
 
 
 def _is_name(value: str, known: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ installed plotly package ships, because Panel bundles an older one that need not
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -36,7 +37,7 @@ def served() -> bool:
     return bool(doc and doc.session_context)
 
 
-class _Part(JSComponent):
+class Part(JSComponent):
     """A component that hands messages of its browser half to `on_message`."""
 
     bench = param.String("", doc="Which page this belongs to: several can stand in one notebook.")
@@ -53,7 +54,12 @@ class _Part(JSComponent):
             self._on_message(data)
 
 
-class Header(_Part):
+def send_file(part: Part, data: bytes, name: str) -> None:
+    """Send a file to the browser, which saves it under the name."""
+    part._send_msg({"file": base64.b64encode(data).decode("ascii"), "name": name})
+
+
+class Header(Part):
     """Title, question, state of the run, theme, share, copy as Python, and the one banner for messages."""
 
     title = param.String("")
@@ -70,12 +76,14 @@ class Header(_Part):
     dark_page = param.String("#12151a")
     message = param.String("")
     tone = param.String("note", doc="note or error")
-    python = param.String("")
+    python = param.String("", doc="The call that makes the run.")
+    command = param.String("", doc="The command line that makes it.")
+    visitor = param.String("", doc="The key that the browser keeps for its shelf.")
 
     _esm = asset("newest.js", "header.js")
 
 
-class Controls(_Part):
+class Controls(Part):
     """Every knob of a system as a native input, in the groups Live, Run and Advanced."""
 
     spec = param.List([], doc="One dict for each knob, from `controls.spec`.")
@@ -87,7 +95,7 @@ class Controls(_Part):
     _esm = asset("newest.js", "controls.js")
 
 
-class Picture(_Part):
+class Picture(Part):
     """One view: its question, a caption of what to see now, the figure, and the same in words."""
 
     figure = param.String("", doc="plotly figure as JSON")
@@ -99,6 +107,7 @@ class Picture(_Part):
     empty = param.String("", doc="What to say, and what to do, when there is no figure.")
     dimmed = param.Boolean(False)
     reacts = param.Boolean(False, doc="Live knobs change this picture.")
+    closable = param.Boolean(False, doc="A reader may take it off the page.")
     plotly_url = param.String("")
 
     _esm = asset("newest.js", "picture.js")
@@ -116,7 +125,7 @@ class Picture(_Part):
         super()._handle_msg(data)
 
 
-class Scrubber(_Part):
+class Scrubber(Part):
     """Buttons, a slider and the arrow keys that move through the steps of a run."""
 
     step = param.Integer(0)
@@ -128,7 +137,7 @@ class Scrubber(_Part):
     _esm = asset("newest.js", "scrubber.js")
 
 
-class Tabs(_Part):
+class Tabs(Part):
     """Buttons that choose one of several views by the question each answers."""
 
     labels = param.List([])

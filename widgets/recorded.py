@@ -12,6 +12,11 @@ from workbench.record import Record
 log = logging.getLogger("workbench.page")
 
 
+def ships_run(key: str) -> bool:
+    """Return whether a system ships a recorded run, without reading it."""
+    return (files("workbench") / "recorded" / f"{key}.zarr.zip").is_file()
+
+
 @cache
 def recorded_run(key: str) -> Record | None:
     """Return the recorded run shipped for a system, or None. Read once a process; nobody writes to its arrays."""

@@ -1,30 +1,47 @@
-"""Serve the live pages: the catalogue at `/`, each system at its own path (`/rsd`), on this machine only by default."""
+"""Serve the live pages: the catalogue at `/`, each system at its own path (`/rsd`), `/compare`, `/health` and `/metrics`.
+
+By default for this machine's user alone. With `public` the same server is fit for a class: bounded work for each visitor,
+fair turns, a metrics page behind a token, a log of JSON lines. Headers and the graceful stop hold in both.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import secrets
+import signal
+import tempfile
+import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import panel as pn
+from tornado.ioloop import IOLoop, PeriodicCallback
 
-from widgets import controls
+from widgets import controls, operations, worker
 from widgets.bench import Bench
+from widgets.compare import Compare
 from widgets.gallery import Gallery
 from workbench import system as systems
+from workbench.errors import InputError, expected
 
 THREADS = 4  # sessions answered at the same time; runs have their own queue
 #: A closed page keeps its session, and its run, until the next of these checks after 15 s; a reload finds it again. No
 #: shorter lifetime: a browser that needs longer to connect would get a new session, whose style sheets Panel takes from its CDN.
 SESSION_MS = {"unused_session_lifetime_milliseconds": 15_000, "check_unused_sessions_milliseconds": 2_000}
 LOOPBACK = ("localhost", "127.0.0.1")
-log = logging.getLogger("workbench.page")
+EVERYWHERE = ("0.0.0.0", "::", "")
+MESSAGE_BYTES = 12 << 20  # most that a browser may send at once: a picture of 8 MB, as text
+TOKEN = "WORKBENCH_ADMIN_TOKEN"
+log = logging.getLogger("workbench.server")
 
 
 def pages(names: Sequence[str] = ()) -> dict[str, Callable[[], Any]]:
-    """Return a page maker for each path: "/" and one for every system that can be loaded."""
+    """Return a page maker for each path: "/", "/compare" and one for every system that can be loaded."""
     chosen = {name: systems.get(name) for name in names} or _loadable()
-    return {"/": lambda: Gallery(list(chosen) if names else None), **{key: page(cls) for key, cls in chosen.items()}}
+    fixed: dict[str, Callable[[], Any]] = {"/": lambda: Gallery(list(chosen) if names else None), "compare": lambda: Compare()}
+    return fixed | {key: page(cls) for key, cls in chosen.items()}
 
 
 def _loadable() -> dict[str, type[systems.System]]:
@@ -42,30 +59,156 @@ def serve(
     address: str = "127.0.0.1",
     show: bool = False,
     *,
+    public: bool = False,
+    limits: operations.Limits | None = None,
+    allow_origins: Sequence[str] = (),
+    num_procs: int = 1,
     start: bool = True,
     threaded: bool = False,
+    routes: dict[str, Callable[[], Any]] | None = None,
 ) -> Any:
-    """Serve the pages until interrupted, and return Panel's server.
+    """Serve the pages until interrupted (a first Ctrl-C or SIGTERM lets the run that goes on end), and return Panel's server.
 
     Args:
         names: systems to serve; every one that can be loaded by default.
         port: port to listen on; 0 takes a free one.
-        address: address to listen on. Anywhere but on a loopback address only the offered models can be chosen. Only pages opened at this address (or at localhost, for a loopback address) connect.
+        address: address to listen on. Anywhere but on a loopback address only the offered models can be chosen.
         show: open a browser.
+        public: for visitors: `limits` hold, `/metrics` needs a token, the log is JSON lines.
+        limits: how much work is accepted; used only with `public`.
+        allow_origins: hosts ("class.example.org", "10.0.0.5:5006") whose pages may connect, beside this address.
+        num_procs: processes that share the port; each loads its own models and has its own queue.
         start, threaded: as in `panel.serve`.
+        routes: other pages than those of the systems.
+    Raises:
+        InputError: public, on every address, and no origin named: a page of any site could use its visitors' browsers.
     """
+    if public and address in EVERYWHERE and not allow_origins:
+        then = "Name the host that visitors type, with --allow-origin HOST:PORT"
+        raise InputError(expected("allowed origins", "at least one for a public server on every address", "none", then=then))
+    _limit(limits or operations.Limits(), public, address)
     pn.config.nthreads = THREADS  # type: ignore[misc]  # a setter that its stubs do not show
-    controls.any_model = address in LOOPBACK
-    routes = pages(names)
-    titles = dict.fromkeys(routes, "Workbench")
-    options: dict[str, Any] = {"start": start, "threaded": threaded, "show": show, "title": titles, "verbose": True, **SESSION_MS}
-    return pn.serve(routes, port=port, address=address, websocket_origin=origins(address, port), **options)
+    routes = routes or pages(names)
+    board = operations.Board(Path(tempfile.mkdtemp(prefix="workbench-figures-")))
+    token = _token(public)
+    if num_procs > 1:
+        _pass_signals_on(board)
+    options: dict[str, Any] = {"title": dict.fromkeys(routes, "Workbench"), "verbose": not public, "show": show, **SESSION_MS}
+    if num_procs > 1:
+        options["num_procs"] = num_procs
+
+    def made() -> Any:
+        server = pn.serve(
+            routes, port=port, address=address, websocket_origin=origins(address, port, allow_origins), start=False,
+            extra_patterns=[("/health", operations.Health), ("/metrics", operations.MetricsPage, {"board": board, "token": token})],
+            log_function=operations.METRICS.request, websocket_max_message_size=MESSAGE_BYTES, **options,
+        )  # fmt: skip
+        _watch(server, board)
+        return server
+
+    if threaded:
+        return InThread(made)
+    server = made()
+    if start:
+        _run(server)
+    return server
 
 
-def origins(address: str, port: int) -> list[str]:
+def _limit(limits: operations.Limits, public: bool, address: str) -> None:
+    """Set the process-wide bounds of what a visitor may ask."""
+    controls.any_model = address in LOOPBACK and not public
+    controls.max_tokens = limits.tokens if public else None
+    operations.Gate.limit = limits.sessions if public else None
+    queue, own = worker.QUEUE, worker.RunQueue()
+    queue.waiting, queue.each, queue.seconds = (
+        (limits.waiting, limits.each, limits.seconds) if public else (own.waiting, None, None)
+    )
+    if public:
+        operations.log_as_json()
+
+
+def _token(public: bool) -> str:
+    """Return the token of the metrics page: the environment's, or a fresh one that the log tells; none for one's own machine."""
+    if not public:
+        return ""
+    token = os.environ.get(TOKEN) or secrets.token_urlsafe(18)
+    if TOKEN not in os.environ:
+        log.info("metrics", extra={"fields": {"path": f"/metrics?token={token}", "hint": f"set {TOKEN} to choose your own"}})
+    return token
+
+
+def _watch(server: Any, board: operations.Board) -> None:
+    """Hang headers, counters and the figures' file on a server."""
+    operations.secure(server._tornado)
+    metrics = operations.METRICS
+    metrics.stopping = False
+    metrics.sessions = lambda: len(server.get_sessions())
+    metrics.queue = lambda: worker.QUEUE.depth
+    if metrics.run_over not in worker.QUEUE.ended:
+        worker.QUEUE.ended.append(metrics.run_over)
+    board.write()
+    PeriodicCallback(board.write, operations.WRITE_EVERY_S * 1e3).start()
+
+
+def _run(server: Any) -> None:
+    """Run a server's loop in this thread; signals stop it gracefully."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(
+            number, lambda *_: server.io_loop.add_callback_from_signal(operations.stop_gracefully, server, worker.QUEUE)
+        )
+    server.start()
+    server.io_loop.start()
+    server.stop(wait=False)
+
+
+class InThread:
+    """A server that runs in a thread of its own until `stop()`."""
+
+    def __init__(self, made: Callable[[], Any]) -> None:
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=self._serve, args=(made,), name="workbench-server", daemon=True)
+        self._thread.start()
+        self._up.wait()
+
+    def _serve(self, made: Callable[[], Any]) -> None:
+        loop = IOLoop()  # of this thread: Panel hangs the server on it
+        try:
+            self.server = made()
+            self.server.start()
+        finally:
+            loop.add_callback(self._up.set)
+            loop.start()
+            loop.close()
+
+    def stop(self) -> None:
+        """Stop the server and wait for its thread."""
+        self.server.io_loop.add_callback(self._end)
+        self._thread.join(10)
+
+    def _end(self) -> None:
+        self.server.stop(wait=False)
+        self.server.io_loop.stop()
+
+
+def _pass_signals_on(board: operations.Board) -> None:
+    """Let the parent of several processes hand its signals to them; each sets its own handlers once it runs."""
+
+    def hand_on(number: int, _: Any) -> None:
+        for process in board.processes():
+            if process != os.getpid() and operations.alive(process):
+                os.kill(process, number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, hand_on)
+
+
+def origins(address: str, port: int, more: Sequence[str] = ()) -> list[str]:
     """Return the hosts whose pages may open a connection to this server."""
     hosts = LOOPBACK if address in {*LOOPBACK, "::1"} else (address, *LOOPBACK)
-    if address in {"0.0.0.0", "::", ""}:
-        log.warning("listening on every address: any page that reaches this machine may connect")
-        return ["*"]
-    return [f"{host}:{port}" if port else f"{host}:*" for host in hosts]
+    if address in EVERYWHERE:
+        hosts = LOOPBACK
+        if not more:
+            log.warning("listening on every address: any page that reaches this machine may connect")
+            return ["*"]
+    own = [f"{host}:{port}" if port else f"{host}:*" for host in hosts]
+    return [*own, *(o if ":" in o else f"{o}:{port or '*'}" for o in more)]

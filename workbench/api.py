@@ -4,70 +4,29 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from workbench import system as systems
+from workbench.cards import Catalog
 from workbench.errors import InputError, KindError, expected
 from workbench.record import Record
 from workbench.tape import NullTape, Tape
 
 if TYPE_CHECKING:
     from widgets.bench import Bench
+    from widgets.notebook import Twin
     from workbench.comparison import Comparison
 
 
-class Catalog:
-    """Every system as a row: name, title, year, arxiv, family, views, status. A table in a notebook, dicts in `.rows`."""
+def catalog(search: str = "", *, family: str = "", group: str = "", in_class: bool = False) -> Catalog:
+    """Return every system that is installed, broken plug-ins with their reason: cards in a notebook, dicts in `.rows`.
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = [_catalog_row(entry) for entry in systems.registry().values()]
-
-    def __iter__(self) -> Any:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __repr__(self) -> str:
-        return "\n".join(f"{r['name']:<12} {r['year']}  {r['title']}  [{r['status']}]" for r in self.rows)
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        head = "".join(f"<th style='text-align:left'>{c}</th>" for c in ("name", "title", "year", "family", "views", "status"))
-        body = "".join(
-            "<tr>"
-            + "".join(
-                f"<td style='text-align:left'>{escape(', '.join(r[c]) if isinstance(r[c], list) else str(r[c]))}</td>"
-                for c in ("name", "title", "year", "family", "views", "status")
-            )
-            + "</tr>"
-            for r in self.rows
-        )
-        return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _catalog_row(entry: systems.Entry) -> dict[str, Any]:
-    if entry.error:
-        blank: dict[str, Any] = dict.fromkeys(("title", "arxiv", "family", "question"), "")
-        return blank | {"name": entry.key, "year": 0, "views": [], "status": f"cannot be loaded: {entry.error}"}
-    cls = entry.load()
-    return {
-        "name": cls.key,
-        "title": cls.title,
-        "year": cls.year,
-        "arxiv": cls.arxiv,
-        "family": cls.family,
-        "question": cls.asks,
-        "views": list(cls.shows),
-        "status": "ready",
-    }
-
-
-def catalog() -> Catalog:
-    """Return every system that is installed, broken plug-ins with their reason."""
-    return Catalog()
+    Args:
+        search: words that must all occur in a card. family, group: exact names. in_class: only what runs in a class.
+    """
+    return Catalog(search, family=family, group=group, in_class=in_class)
 
 
 def run(name: str, /, *, tape: NullTape | None = None, progress: bool | None = None, **knobs: Any) -> Record:
@@ -97,11 +56,29 @@ def run(name: str, /, *, tape: NullTape | None = None, progress: bool | None = N
         return system.record(own)
 
 
-def open(name: str, /, **knobs: Any) -> Bench:
-    """Return the live page of a system: displays itself in JupyterLab, `.servable()` under `panel serve`."""
+def open(name: str, /, *, host: str = "auto", **knobs: Any) -> Bench | Twin:
+    """Return the page of a system in the form that this place can show, and say which one was chosen.
+
+    Args:
+        name: key of the system.
+        host: "auto", or one of "jupyter" (the live page, displays itself), "vscode" and "colab" (a twin of ipywidgets with the
+            same knobs), "terminal" (the live page with `.show()`), "server" (the live page, `.servable()` under `panel serve`).
+        knobs: values to start from; a value out of range is an error.
+    """
+    from workbench import hosts
+
+    system, place = systems.get(name)(**knobs), hosts.get(host)
+    if place.says:
+        print(place.says.format(key=name), file=sys.stderr if place.name == "terminal" else sys.stdout)
+    if not place.live:
+        from widgets.notebook import Twin
+
+        return Twin(system, ran=not knobs)
     from widgets.bench import Bench
 
-    return Bench(systems.get(name)(**knobs))
+    if hosts.detect() == place.name == "jupyter":
+        hosts.load_plotly()  # then the pictures outlive the kernel too
+    return Bench(system)
 
 
 def load(path: str | os.PathLike[str]) -> Record:
@@ -121,6 +98,8 @@ def sweep(
     grid: Mapping[str, Iterable[Any]] | Iterable[Mapping[str, Any]],
     client: Any = None,
     *,
+    workers: int | None = None,
+    journal: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     **knobs: Any,
 ) -> Record:
@@ -129,12 +108,25 @@ def sweep(
     Args:
         name: key of the system.
         grid: `{knob: values}` for the full product, or a list of knob settings.
-        client: a dask client or the address of a scheduler; None runs in this process.
-        knobs: values shared by every setting.
+        client: None or "threads" runs in this process, "processes" in workers on this machine (a script then needs its
+            `if __name__ == "__main__":`), a dask client or the address of a scheduler on that cluster.
+        workers: runs at once. Threads: 1 by default, because runs that share the cores measure each other's speed.
+            Processes: one for each processor by default, each run with one numeric thread.
+        journal: a folder that keeps every finished setting; the same call after a kill runs only what is missing.
+        progress: draw a progress bar; by default only where somebody can see it.
+        knobs: values shared by every setting; the seed is one of them, so a result does not depend on who ran it.
+    Raises:
+        UnknownNameError, InputError: a setting is not valid; said before any work is done.
+        Cancelled: interrupted (Ctrl-C); the journal keeps what was finished.
+        WorkbenchError: every setting failed. One that fails beside others is a sentence in `record["settings"]["error"]`.
+    Example:
+        >>> record = wb.sweep("rsd", {"depth": [1, 2, 3]}, target="table-target", draft="table-draft", prompt=[0])
+        >>> record.figure("speed_quality"); record.figure("token_tree", setting=2); record.at(2)
     """
     from workbench.sweeping import run_sweep  # a module named `sweep` would take the name of the function
 
-    return run_sweep(name, settings_of(grid), knobs, client=client, progress=progress)
+    settings = settings_of(grid)
+    return run_sweep(name, settings, knobs, client=client, workers=workers, journal=journal, progress=progress)
 
 
 def settings_of(grid: Mapping[str, Iterable[Any]] | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -88,17 +88,24 @@ def _options(
 
 
 @app.command("list")
-def list_systems(as_json: Json = False) -> None:
-    """List every system, broken plug-ins with their reason."""
+def list_systems(
+    search: Annotated[str, typer.Option(help="Words that must occur in the card.")] = "",
+    family: Annotated[str, typer.Option(help="Only this family.")] = "",
+    group: Annotated[str, typer.Option(help="Only systems whose views draw this group.")] = "",
+    in_class: Annotated[bool, typer.Option("--in-class", help="Only what runs within 20 s and 2 GB.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List every system with what it needs, broken plug-ins with their reason."""
     from workbench.api import catalog
 
-    rows = catalog().rows
+    rows = catalog(search, family=family, group=group, in_class=in_class).rows
     if as_json:
-        _print_json(rows)
+        _print_json([{k: _finite(v) for k, v in row.items()} for row in rows])
         return
-    shown = terminal.table("name", "year", "title", "family", "status")
+    columns = ("name", "year", "title", "family", "needs", "status")
+    shown = terminal.table(*columns)
     for row in rows:
-        shown.add_row(*(str(row[c]) for c in ("name", "year", "title", "family", "status")))
+        shown.add_row(*(str(row[c]) for c in columns))
     terminal.console().print(shown)
 
 
@@ -140,16 +147,38 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on (0 = any free one).")] = 5006,
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     show: Annotated[bool | None, typer.Option("--show/--no-show", help="Open a browser; by default on a terminal.")] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="For visitors: bounded work, fair turns, JSON log, metrics behind a token.")
+    ] = False,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="HOST[:PORT] that visitors type; may be given several times.")
+    ] = None,
+    num_procs: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port, each with its own models.")] = 1,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Public: runs that may wait.")] = 40,
+    max_each: Annotated[int, typer.Option(min=1, help="Public: runs of one visitor that may wait or go on.")] = 2,
+    max_seconds: Annotated[float, typer.Option(min=1, help="Public: seconds of one run.")] = 120.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Public: most that a knob counted in tokens takes.")] = 256,
+    max_pages: Annotated[int, typer.Option(min=1, help="Public: pages open at once.")] = 300,
 ) -> None:
-    """Serve the live pages: the gallery at `/`, each system at its own path (`/rsd`)."""
+    """Serve the live pages: the gallery at `/`, each system at its own path (`/rsd`), kept runs at `/compare`.
+
+    `/health` answers machines, `/metrics` shows requests, queue, memory and latencies. SIGTERM or Ctrl-C lets the run that goes
+    on end first.
+    """
     from workbench import system as systems
 
     for name in names or ():
         systems.get(name)
+    from widgets.operations import Limits
     from widgets.serve import serve as serve_pages
 
+    limits = Limits(waiting=max_waiting, each=max_each, seconds=max_seconds, tokens=max_tokens, sessions=max_pages)
+    opens = sys.stdout.isatty() and not public if show is None else show
     try:
-        serve_pages(list(names or ()), port=port, address=address, show=sys.stdout.isatty() if show is None else show)
+        serve_pages(
+            list(names or ()), port=port, address=address, show=opens, public=public, limits=limits,
+            allow_origins=allow_origin or (), num_procs=num_procs,
+        )  # fmt: skip
     except OSError as error:
         reason = error.strerror or str(error)
         raise StorageError(f"The page cannot listen on {address}:{port}: {reason}. Choose another port with --port.") from error
@@ -190,19 +219,28 @@ def sweep(
     name: Name,
     grid: Annotated[list[str], typer.Option(help="KNOB=a,b,c; give it once for each knob of the grid.")],
     out: Annotated[Path, typer.Option(help="Save the record to this file.")],
-    scheduler: Annotated[str | None, typer.Option(help="Address of a dask scheduler; this process by default.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="`threads` (default), `processes`, or the address of a dask scheduler.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Runs at once, for threads and processes.")] = None,
 ) -> None:
-    """Run every setting of a grid and save one record: `workbench sweep NAME --grid KNOB=a,b,c ... --out FILE`."""
+    """Run every setting of a grid and save one record: `workbench sweep NAME --grid KNOB=a,b,c ... --out FILE`.
+
+    Finished settings wait in FILE.parts until the whole is saved: after a kill the same line runs only what is missing.
+    """
     from workbench import api
     from workbench import system as systems
+    from workbench.sweep_journal import Journal
 
     cls = systems.get(name)
     values = parse_grid(cls, grid)
     shared = parse_knobs(cls, context.args)
     _check_folder(out)
+    journal = out.with_name(f"{out.name}.parts")
     with _stdout_to_stderr():
-        record = api.sweep(name, values, client=scheduler, **shared)
+        record = api.sweep(name, values, client=scheduler, workers=workers, journal=journal, **shared)
     _said_saved(record.save(out))
+    Journal(journal, cls).forget()
     errors = [str(e) for e in record["settings"]["error"].values if e]
     if errors:
         raise WorkbenchError(f"{len(errors)} of {record['settings'].sizes['setting']} settings failed; the first: {errors[0]}")
@@ -210,14 +248,26 @@ def sweep(
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="A saved record.")],
-    html: Annotated[Path, typer.Option(help="Page to write; it works offline.")],
+    file: Annotated[Path, typer.Argument(help="A saved record, or a folder of them.")],
+    html: Annotated[Path | None, typer.Option(help="Page (of a folder: site) to write; by default beside it.")] = None,
 ) -> None:
-    """Write a saved record as one self-contained page: `workbench export FILE --html OUT`."""
+    """Write a record as one page, or a folder of records as a static site; both work offline.
+
+    `workbench export FILE [--html PAGE]` · `workbench export FOLDER [--html SITE]`: an index with a card for each run.
+    """
     from workbench.api import load
 
-    _check_folder(html)
-    _said_saved(load(file).html(html))
+    if file.is_dir():
+        from workbench.site import write_site
+
+        site = write_site(file, html or file / "site")
+        for name, reason in site.left_out.items():
+            print(f"Left out {name}: {reason}", file=sys.stderr)
+        _said_saved(site.index)
+        return
+    page = html or file.with_name(f"{file.name.removesuffix('.zip').removesuffix('.zarr')}.html")
+    _check_folder(page)
+    _said_saved(load(file).html(page))
 
 
 @app.command()

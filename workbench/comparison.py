@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from workbench import hosts, views
 from workbench import theme as house
-from workbench import views
 from workbench.errors import InputError, expected, unknown
 from workbench.export import change, meter_rows
 from workbench.record import Record
@@ -21,6 +21,8 @@ _AXIS = re.compile(r"^([xy])axis(\d*)$")
 _REFERENCE = re.compile(r"^([xy])(\d*)( domain)?$")
 #: Share of the width between two pictures, and of the height of one picture between two in a stack.
 GAP, STACK_GAP = 0.09, 0.42
+#: Runs of a sweep that one picture holds; the others are asked for by number (`setting=`).
+MOST = 4
 
 
 class Comparison:
@@ -30,8 +32,8 @@ class Comparison:
     one figure on shared scales. The first record is what the others are compared with.
     """
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.records = list(records)
+    def __init__(self, records: Sequence[Record], names: Sequence[str] | None = None) -> None:
+        self.records, self._names = list(records), list(names) if names is not None else None
         if len(self.records) < 2:
             raise InputError(
                 expected("compare", "at least two records", len(self.records), "", "Run the system again with another knob")
@@ -39,12 +41,14 @@ class Comparison:
         wrong = [r for r in self.records if not isinstance(r, Record)]
         if wrong:
             raise InputError(expected("compare", "records", type(wrong[0]).__name__, "", "Load a file with workbench.load(path)"))
-        if any("settings" in r for r in self.records):
+        if any(r.settings() for r in self.records):
             raise InputError(expected("compare", "records of single runs", "a sweep", "", "Take its runs with record.at(i)"))
 
     @property
     def labels(self) -> list[str]:
-        """A short name of each record: the first knobs that differ, else its number and system."""
+        """A short name of each record: the one it was given, the first knobs that differ, else its number and system."""
+        if self._names is not None:
+            return [f"{i + 1}: {n}" if self._names.count(n) > 1 else n for i, n in enumerate(self._names)]
         rows = self.knobs[:2]
         names = [", ".join(f"{r['knob']} {_short(r['values'][i])}" for r in rows) for i in range(len(self.records))]
         if not rows or len(set(names)) < len(names):
@@ -61,14 +65,17 @@ class Comparison:
 
     @property
     def meters(self) -> list[dict[str, Any]]:
-        """The meters: rows of `meter`, `unit`, `values` (NaN = not measured) and `changes` against the first record."""
-        tables = [{m["meter"]: m for m in meter_rows(r)} if "meters" in r else {} for r in self.records]
+        """The meters: rows of `meter`, `unit`, `values` (NaN = not measured) and `changes` against the first record.
+
+        A meter that two records measure in different units has a row for each unit: such numbers are not compared.
+        """
+        tables = [{(m["meter"], m["unit"]): m for m in meter_rows(r)} if "meters" in r else {} for r in self.records]
         out = []
-        for name in dict.fromkeys(n for t in tables for n in t):
-            known = next(t[name] for t in tables if name in t)
-            values = [t[name]["value"] if name in t else float("nan") for t in tables]
+        for key in sorted(every := dict.fromkeys(k for t in tables for k in t), key=_first_of([n for n, _ in every])):
+            known = next(t[key] for t in tables if key in t)
+            values = [t[key]["value"] if key in t else float("nan") for t in tables]
             changes = ["", *(change(known | {"value": v, "baseline": values[0]})[0] for v in values[1:])]
-            out.append({"meter": name, "unit": known["unit"], "values": values, "changes": changes})
+            out.append({"meter": key[0], "unit": key[1], "values": values, "changes": changes})
         return out
 
     @property
@@ -89,6 +96,12 @@ class Comparison:
         """
         import plotly.graph_objects as go
 
+        spec = self.spec(view, theme=theme, **options)
+        hosts.keep_pictures()
+        return go.Figure(spec["data"], spec["layout"], _validate=False)
+
+    def spec(self, view: str, *, theme: str = "light", title: bool = True, **options: Any) -> Spec:
+        """Return the same as a plain dict, what a page sends on a slider's path; without `title` the question is the page's."""
         if view not in self.views:
             raise unknown("view of every record", view, self.views)
         specs = [
@@ -97,8 +110,16 @@ class Comparison:
             )
             for i, r in enumerate(self.records)
         ]
-        spec = beside(specs, self.labels, theme, views.get(view).question, stacked=views.get(view).wide)
-        return go.Figure(spec["data"], spec["layout"], _validate=False)
+        return beside(specs, self.labels, theme, views.get(view).question if title else "", stacked=views.get(view).wide)
+
+    def text(self, view: str, **options: Any) -> str:
+        """Return the view's words for each record under its label; options as in `figure`."""
+        found = views.get(view)
+        parts = []
+        for i, (label, record) in enumerate(zip(self.labels, self.records)):
+            own = {k: v[i] if isinstance(v, list) else v for k, v in options.items()}
+            parts.append(f"{label}:\n{found.text(record, **own)}")
+        return "\n\n".join(parts)
 
     def __repr__(self) -> str:
         width = len(self.records)
@@ -122,6 +143,38 @@ class Comparison:
             f"{same}{_html_table(['knob', *heads[1:]], knobs) if knobs else ''}{_html_table(['meter', *heads[1:]], meters)}"
             f"<div style='opacity:.75'>Views: {', '.join(self.views)}. Draw one with <code>.figure(name)</code>.</div></div>"
         )
+
+
+class _Settings(Comparison):
+    """Runs of one sweep: one of them may stand alone, and their labels are the knobs that were varied."""
+
+    def __init__(self, records: Sequence[Record], labels: Sequence[str]) -> None:
+        self.records, self._names = list(records), list(labels)
+
+
+def of_settings(record: Record, view: str) -> Comparison:
+    """Return the first `MOST` runs of a sweep that a view can draw, side by side.
+
+    Raises:
+        RecordError: the view can draw none of them.
+    """
+    from workbench.views.speed_quality import setting_labels
+
+    names, kept = setting_labels(record), []
+    for index in record.settings():
+        one = record.at(index)
+        if views.get(view).draws(one):
+            kept.append((one, names[index]))
+        if len(kept) == MOST:
+            break
+    if not kept:
+        views.get(view).require(record.at(record.settings()[0]))
+    return _Settings([one for one, _ in kept], [name for _, name in kept])
+
+
+def _first_of(names: Sequence[str]) -> Callable[[tuple[str, str]], int]:
+    """Return a sorting key that brings rows of one meter together, where the first of them stands."""
+    return lambda key: names.index(key[0])
 
 
 def _short(value: Any) -> str:
@@ -155,10 +208,11 @@ def beside(specs: list[Spec], labels: list[str], theme: str, title: str = "", st
         layout["shapes"] += [cell.mark(s, ("x0", "x1"), ("y0", "y1")) for s in spec["layout"].get("shapes", ())]
         layout["annotations"] += [cell.mark(a, ("x",), ("y",)) for a in spec["layout"].get("annotations", ())]
         layout["annotations"].append(cell.heading(label, theme, _headroom(spec)))
-    margin = layout["margin"] | {"t": layout["margin"]["t"] + 58}
+    margin = layout["margin"] | {"t": layout["margin"]["t"] + (58 if title else 28)}
     heights = [s["layout"].get("height", 360) for s in specs]
     whole = {"height": sum(heights) + 30 * len(specs)} if stacked else {"height": max(heights) + 60}
-    head = {"title": {"text": escape(title, quote=False), "y": 0.995, "yanchor": "top"}, "margin": margin}
+    heading = {"title": {"text": escape(title, quote=False), "y": 0.995, "yanchor": "top"}} if title else {}
+    head = heading | {"margin": margin}
     return {"data": data, "layout": layout | head | whole}
 
 
@@ -209,8 +263,7 @@ class _Cell:
                 axis, number = dict(layout.get(key, {})), key[5:]
                 axis["domain"] = [self.within(letter, v) for v in axis.get("domain", (0.0, 1.0))]
                 axis["anchor"] = self.reference(axis.get("anchor", other + number))
-                if "matches" in axis:
-                    axis["matches"] = self.reference(axis["matches"])
+                axis |= {k: self.reference(axis[k]) for k in ("matches", "scaleanchor") if k in axis}
                 out[self.number(letter, number).replace(letter, f"{letter}axis", 1)] = axis | self._range(key)
         return out
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench import schema, theme, views
-from workbench.errors import InputError, StorageError, expected
+from workbench.errors import InputError, StorageError, WorkbenchError, expected
 
 if TYPE_CHECKING:
     from workbench.record import Record
@@ -31,14 +33,18 @@ _PARTS = Path(__file__).parent / "assets"
 HEIGHTS: dict[str, int] = {"token_tree": 460, "rejection_ladder": 380}
 
 
-def record_summary(record: Record) -> str:
-    """Return HTML that says what ran, what the record holds, what was measured, and the next calls to try."""
+def record_summary(record: Record, heading: str = "div") -> str:
+    """Return HTML that says what ran, what the record holds, what was measured, and the next calls to try.
+
+    Args:
+        heading: the element of the first line ("h1" where the summary opens a page of its own).
+    """
     attrs = record.attrs
     versions = json.loads(attrs.get("versions", "{}") or "{}")
     made = f"seed {attrs.get('seed')} · {attrs.get('created')} · {attrs.get('device')}"
     made += "".join(f" · {k} {versions[k]}" for k in ("torch", "transformers") if k in versions)
     parts = [
-        f"<div style='font-size:115%'><b>Record of {escape(str(attrs.get('system')))}</b></div>",
+        f"<{heading} style='font-size:115%;margin:0'><b>Record of {escape(str(attrs.get('system')))}</b></{heading}>",
         f"<div style='opacity:.75'>{escape(made)}</div>",
         _knobs(record),
         meters_table(record),
@@ -49,11 +55,12 @@ def record_summary(record: Record) -> str:
 
 
 def _knobs(record: Record) -> str:
-    shown = ", ".join(f"{k}={_short(v)}" for k, v in record.knobs.items())
+    shown = ", ".join(f"{k}={short(v)}" for k, v in record.knobs.items())
     return f"<div style='font-family:{escape(theme.MONO)};font-size:90%;margin:.3em 0'>{escape(shown)}</div>" if shown else ""
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """Return a knob's value as Python spells it, cut to 48 characters."""
     text = repr(value)
     return text if len(text) <= 48 else text[:45] + "…" + text[-1]
 
@@ -62,12 +69,12 @@ def meters_table(record: Record) -> str:
     """Return the meters as an HTML table: value, unit, baseline, change with a word, provenance. "" without meters."""
     if "meters" not in record or "setting" in record["meters"].dims:
         return ""
-    head = "".join(
-        f"<th style='text-align:left;padding:2px 12px 2px 0'>{h}</th>" for h in ("", "value", "baseline", "change", "")
-    )
+    names = ("meter", "value", "baseline", "change", "provenance")
+    head = "".join(f"<th scope='col' style='text-align:left;padding:2px 12px 2px 0'>{h}</th>" for h in names)
     rows = "".join(_meter_row(m) for m in meter_rows(record))
     return (
-        f"<table style='border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.4em 0'><tr>{head}</tr>{rows}</table>"
+        "<div style='overflow-x:auto'><table style='border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.4em 0'>"
+        f"<tr>{head}</tr>{rows}</table></div>"
     )
 
 
@@ -155,8 +162,8 @@ def write_html(record: Record, path: str | os.PathLike[str]) -> Path:
     from plotly.offline import get_plotlyjs
 
     script = get_plotlyjs()
-    _refuse_large({v.name: _estimate(record, v) for v in shown}, len(script))
-    return _write(Path(path), _page(record, shown, script))
+    refuse_large(record, shown, len(script))
+    return write(Path(path), page(record, shown, f"<script>{script}</script>"))
 
 
 def steps_of(record: Record, view: views.View) -> list[int]:
@@ -227,13 +234,16 @@ def _estimate(record: Record, view: views.View) -> int:
     for step in picks:
         before = pool.size
         frames = [_frame(pool, record, view, step, design) for design in theme.DESIGNS]
-        sizes.append(pool.size - before + len(dumps(frames)))
+        words = [pool.add(_said(view, record, step)), _said(view, record, step, view.describe)]
+        sizes.append(pool.size - before + len(dumps([frames, words])))
     if len(sizes) == 1:
         return sizes[0]
     return int(sizes[0] + np.mean(sizes[1:]) * (len(steps) - 1))
 
 
-def _refuse_large(sizes: dict[str, int], script: int) -> None:
+def refuse_large(record: Record, shown: list[views.View], script: int) -> None:
+    """Refuse a page that would be larger than `MAX_BYTES`, plotly's own bytes included; the sizes are in the message."""
+    sizes = {v.name: _estimate(record, v) for v in shown}
     total = sum(sizes.values()) + script
     if total <= MAX_BYTES:
         return
@@ -249,8 +259,14 @@ def _refuse_large(sizes: dict[str, int], script: int) -> None:
     )
 
 
-def _page(record: Record, shown: list[views.View], script: str) -> Iterator[str]:
-    """Yield the page in parts."""
+def page(record: Record, shown: list[views.View], plotly: str, back: str = "") -> Iterator[str]:
+    """Yield the page of a record in parts.
+
+    Args:
+        shown: the views to draw, from the first to the last.
+        plotly: the element that brings plotly's script.
+        back: HTML above everything (a site's link to its index).
+    """
     pool = Pool()
     pictures: dict[str, dict[str, Any]] = {}
     for view in shown:
@@ -258,38 +274,56 @@ def _page(record: Record, shown: list[views.View], script: str) -> Iterator[str]
         pictures[view.name] = {
             "steps": steps_of(record, view),
             "frames": {d: [_frame(pool, record, view, s, d) for s in steps] for d in theme.DESIGNS},
-            "captions": [_quiet(view.describe, record, s) for s in steps],
+            "captions": [_said(view, record, s, view.describe) for s in steps],
+            "words": [pool.add(_said(view, record, s)) for s in steps],
         }
     every = sorted({s for p in pictures.values() for s in p["steps"]})
-    head, foot = (_PARTS / "export.html").read_text(encoding="utf-8").split("<!-- PICTURES -->")
-    title = f"{record.attrs.get('system')}, seed {record.attrs.get('seed')}"
-    yield (
-        head.replace("{{TITLE}}", escape(title))
-        .replace("{{SUMMARY}}", record_summary(record))
-        .replace("{{VARIABLES}}", _variables())
+    yield from fill(
+        "export.html",
+        {
+            "VARIABLES": variables(),
+            "BACK": back,
+            "TITLE": escape(f"{record.attrs.get('system')}, seed {record.attrs.get('seed')}"),
+            "SUMMARY": record_summary(record, "h1"),
+            "SECTIONS": "".join(_section(view, record) for view in shown),
+            "PLOTLY": plotly,
+            "STEPS": dumps(every),
+            "PICTURES": dumps(pictures),
+            "POOL": "[" + ",".join(pool.index) + "]",
+        },
     )
-    yield from (_section(view, record) for view in shown)
-    before, after = foot.split("{{PLOTLY}}")
-    yield before
-    yield script
-    things = "[" + ",".join(pool.index) + "]"
-    yield after.replace("{{STEPS}}", dumps(every)).replace("{{PICTURES}}", dumps(pictures)).replace("{{POOL}}", things)
 
 
-def _quiet(function: Callable[..., str], record: Record, step: int | None) -> str:
-    return function(record) if step is None else function(record, step=step)
+def fill(template: str, parts: Mapping[str, str]) -> Iterator[str]:
+    """Yield a template of ours with its `{{NAME}}`s filled, in one pass: what a record says is never read as a name."""
+    text = (_PARTS / template).read_text(encoding="utf-8")
+    for index, piece in enumerate(re.split(r"\{\{([A-Z]+)\}\}", text)):
+        yield parts[piece] if index % 2 else piece
+
+
+def _said(view: views.View, record: Record, step: int | None, function: Callable[..., str] | None = None) -> str:
+    """Return what a view shows at a step, in words (or what another of its functions says)."""
+    say = function or view.text
+    return say(record) if step is None else say(record, step=step)
 
 
 def _section(view: views.View, record: Record) -> str:
-    height = view.spec(record, title=False)["layout"].get("height") or HEIGHTS.get(view.name) or 340
+    name, question = view.name, escape(view.question)
+    height = view.spec(record, title=False)["layout"].get("height") or HEIGHTS.get(name) or 340
+    save = "".join(
+        f"<button class='save' data-view='{name}' data-format='{f}' aria-label='save as {f.upper()}: {question}'>{f.upper()}</button>"
+        for f in ("png", "svg")
+    )
     return (
-        f"<section><h2>{escape(view.question)}</h2><div class='picture' id='{view.name}' style='height:{height}px'></div>"
-        f"<p class='caption' id='{view.name}-caption'></p>"
-        f"<details><summary>How to read it</summary><p>{escape(view.reading)}</p></details></section>"
+        f"<section aria-labelledby='{name}-title'><div class='head'><h2 id='{name}-title'>{question}</h2><div>{save}</div></div>"
+        f"<div class='picture' id='{name}' role='img' aria-labelledby='{name}-title' aria-describedby='{name}-caption' "
+        f"style='height:{height}px'></div><p class='caption' id='{name}-caption'></p>"
+        f"<details><summary>In words, and how to read it</summary><p>{escape(view.reading)}</p>"
+        f"<pre id='{name}-words' tabindex='0' aria-label='in words: {question}'></pre></details></section>"
     )
 
 
-def _variables() -> str:
+def variables() -> str:
     """Return both designs as CSS variables."""
     rules = []
     for d in theme.DESIGNS.values():
@@ -305,13 +339,39 @@ def _variables() -> str:
     return "".join(rules)
 
 
-def _write(path: Path, parts: Iterator[str]) -> Path:
+IMAGES = ("png", "svg", "pdf", "jpg", "jpeg", "webp")
+
+
+def write_image(figure: Any, path: Path, *, width: int, height: int, scale: float) -> Path:
+    """Write a plotly figure as a picture file; see `Record.image`."""
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in IMAGES:
+        raise InputError(expected("path", "a name that ends in " + ", ".join(f".{k}" for k in IMAGES), repr(path.name)))
+    if find_spec("kaleido") is None:
+        raise InputError(
+            "A picture file is drawn by kaleido, which is not installed. Install it (the extra `images`), or press PNG or SVG on the "
+            "live page or in the file that record.html() writes."
+        )
+    try:
+        data = figure.to_image(format=kind, width=width, height=height, scale=scale)
+    except Exception as error:  # kaleido and its browser have no common error
+        raise WorkbenchError(
+            f"Drawing {path.name!r} failed ({type(error).__name__}). kaleido needs a Chromium or Chrome: `workbench doctor` looks for one."
+        ) from error
+    return write(path, data)
+
+
+def write(path: Path, parts: Iterable[str] | bytes) -> Path:
+    """Write a file under a temporary name, rename it, and return its path."""
     partial = path.with_name(
         f".{path.name}.{uuid.uuid4().hex}.partial"
     )  # not mkstemp: the page is to be shared, with a file's usual rights
     try:
-        with open(partial, "x", encoding="utf-8") as stream:
-            stream.writelines(parts)
+        if isinstance(parts, bytes):
+            partial.write_bytes(parts)
+        else:
+            with open(partial, "x", encoding="utf-8") as stream:
+                stream.writelines(parts)
         os.replace(partial, path)
     except OSError as error:
         raise StorageError(

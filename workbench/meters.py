@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ def measure(work: Callable[[], Any], *, repeats: int = 5, warmup: int = 1, budge
     return summarize(times)
 
 
-def interleaved(works: dict[str, Callable[[], Any]], *, repeats: int = 5, warmup: int = 1) -> dict[str, Timing]:
+def interleaved(works: Mapping[str, Callable[[], Any]], *, repeats: int = 5, warmup: int = 1) -> dict[str, Timing]:
     """Return timings of several works measured in turn, A B C A B C ..., so that a drifting machine is fair to all."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(warmup + repeats):

@@ -20,7 +20,7 @@ import numpy as np
 
 from workbench import schema
 from workbench.errors import InputError, RecordError, StorageError, UnknownNameError, WorkbenchError, expected, unknown
-from workbench.record_file import read_file, read_zip, refuse_unsafe, write_zip
+from workbench.record_file import MAX_UNPACKED_BYTES, read_file, read_zip, refuse_unsafe, write_zip
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -254,13 +254,17 @@ class Record:
         return cls.from_bytes(read_file(_path(path)), name=str(path))
 
     @classmethod
-    def from_bytes(cls, data: bytes, name: str = "upload") -> Record:
-        """Return the record in the bytes of a saved file (an upload, say)."""
+    def from_bytes(cls, data: bytes, name: str = "upload", max_bytes: int = MAX_UNPACKED_BYTES) -> Record:
+        """Return the record in the bytes of a saved file (an upload, say).
+
+        Args:
+            max_bytes: most memory that its arrays may take; said by the file before anything is unpacked.
+        """
         import xarray as xr
         import zarr
 
-        blobs = read_zip(data, name)
-        refuse_unsafe(blobs, name)
+        blobs = read_zip(data, name, max_bytes)
+        refuse_unsafe(blobs, name, max_bytes)
         buffer = zarr.core.buffer.default_buffer_prototype().buffer
         store = zarr.storage.MemoryStore({k: buffer.from_bytes(v) for k, v in blobs.items()}, read_only=True)
         try:
@@ -274,27 +278,41 @@ class Record:
         return cls(tree).validate()
 
     def views(self) -> list[str]:
-        """Return the names of the views that can draw this record."""
+        """Return the names of the views that can draw this record; of a sweep, those that can draw its runs too."""
         from workbench import views
 
-        return [view.name for view in views.for_record(self)]
+        one = next((self.at(i) for i in self.settings()), None)
+        return [v.name for v in views.registry().values() if v.draws(self) or (one is not None and v.draws(one))]
+
+    def settings(self) -> list[int]:
+        """Return the settings of a sweep that left a run, in order; none in any other record."""
+        found = {int(g.split("/")[1]) for g in self.groups if g.startswith("runs/")}
+        return sorted(found)
 
     def figure(self, view: str, *, setting: int | None = None, **options: Any) -> go.Figure:
         """Return a view of this record as a plotly figure.
 
         Args:
             view: a name from `record.views()`.
-            setting: index of the run to draw in a sweep's record.
+            setting: index of the run to draw in a sweep's record; without it the first runs stand side by side.
             options: the view's own (`step=3`, `theme="dark"`).
         """
         from workbench import views
 
+        if setting is None and self.settings() and not views.get(view).draws(self):
+            from workbench.comparison import of_settings
+
+            return of_settings(self, view).figure(view, **options)
         return views.get(view).figure(self if setting is None else self.at(setting), **options)
 
     def text(self, view: str, *, setting: int | None = None, **options: Any) -> str:
-        """Return what the view shows, in words or a small table."""
+        """Return what the view shows, in words or a small table; of a sweep, for the first runs in turn."""
         from workbench import views
 
+        if setting is None and self.settings() and not views.get(view).draws(self):
+            from workbench.comparison import of_settings
+
+            return of_settings(self, view).text(view, **options)
         return views.get(view).text(self if setting is None else self.at(setting), **options)
 
     def html(self, path: str | os.PathLike[str]) -> Path:
@@ -302,6 +320,23 @@ class Record:
         from workbench.export import write_html
 
         return write_html(self, Path(path))
+
+    def image(
+        self, path: str | os.PathLike[str], view: str, *, width: int = 900, height: int = 480, scale: float = 2.0, **options: Any
+    ) -> Path:
+        """Write one picture as a file and return its path; the ending says the format (.png, .svg, .pdf, .jpg, .webp).
+
+        Args:
+            view: a name from `record.views()`.
+            width, height: in pixels. scale: pixels of the file for each of them (.svg and .pdf have none).
+            options: as in `figure`.
+        Raises:
+            InputError: another ending, or kaleido, which draws without a page, is not installed.
+            StorageError: the folder does not exist or the disk is full.
+        """
+        from workbench.export import write_image
+
+        return write_image(self.figure(view, **options), _path(path), width=width, height=height, scale=scale)
 
     def __repr__(self) -> str:
         return f"<Record of {self.attrs.get('system', '?')!r}: {', '.join(self.groups) or 'no groups'}>"

@@ -13,6 +13,8 @@ SCHEMA_VERSION = 1
 PROVENANCES = ("measured", "derived", "estimated", "predicted", "reported")
 KINDS = ("speed", "quality", "cost")
 DIRECTIONS = ("higher", "lower")
+#: What `settings.error` says of a setting that is still to come.
+PENDING = "not run yet"
 ATTRS = (
     "system",
     "knobs",

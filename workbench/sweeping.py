@@ -1,63 +1,121 @@
 """Run a system for every knob setting and keep the runs as one record.
 
-Here the settings run one after the other; with a dask client (or a scheduler's address) each is one task. The order of the
-results is the order of the settings, whoever ran them. A setting that fails does not end the sweep: its error is kept in
-`settings.error`. What the record holds: `meters` with a leading dimension `setting` (the union of the runs' meters, NaN where
-a run lacks one), `settings` with one variable for each knob, and each run's own groups under `runs/<i>/`.
+The settings run in threads of this process, in processes of this machine or on a running dask cluster (`sweep_pool`); the
+order of the results is the order of the settings, whoever ran them. A setting that fails does not end the sweep: its error
+is kept in `settings.error`. With a journal (`sweep_journal`) every finished setting is on disk at once, and the same call
+after a kill runs only what is missing. What the record holds: `meters` with a leading dimension `setting` (the union of the
+runs' meters, NaN where a run lacks one), `settings` with one variable for each knob, and each run's own groups under
+`runs/<i>/`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench import schema
+from workbench import schema, sweep_pool
 from workbench import system as systems
-from workbench.errors import Cancelled, InputError, WorkbenchError, expected
+from workbench.errors import WorkbenchError
 from workbench.record import Record, build_tree, dataset
-from workbench.tape import NullTape, Progress, Tape
+from workbench.sweep_journal import Journal, Outcome
+from workbench.tape import NullTape
 
 if TYPE_CHECKING:
     import xarray as xr
 
-Outcome = Record | str  #: what a setting left: its record, or the sentence of its error
-_CONNECT_SECONDS = 10
+log = logging.getLogger("workbench")
+Arrived = Callable[[int, Outcome], None]
 
 
 def run_sweep(
-    name: str,
+    system: str | type[systems.System],
     settings: Sequence[Mapping[str, Any]],
     shared_knobs: Mapping[str, Any],
     *,
     client: Any = None,
+    workers: int | None = None,
+    journal: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
+    tape: NullTape | None = None,
+    arrived: Arrived | None = None,
 ) -> Record:
     """Return one record of a run for each setting.
 
     Args:
-        name: key of the system.
+        system: key of the system, or its class.
         settings: knob values of each run.
         shared_knobs: knob values of all runs; a setting's own value wins.
-        client: a dask client, or the address of a scheduler; None runs here.
+        client, workers: where the settings run, see `sweep_pool.run_all`.
+        journal: folder that keeps every finished setting, so that the same call goes on after a kill.
         progress: draw a progress bar; by default only where somebody can see it.
+        tape: hears of the progress instead of a bar, and can cancel.
+        arrived: called with (index, record or sentence) as each setting ends, in whatever order they end.
     Raises:
         UnknownNameError, InputError: a setting is not valid; said before any work is done.
-        Cancelled: the sweep was interrupted; nothing half-written is returned.
+        Cancelled: the sweep was interrupted; nothing half-written is returned, the journal keeps what was finished.
+        StorageError: the journal cannot be written.
         WorkbenchError: every setting failed.
     """
     from workbench.progress import watched
 
-    cls = systems.get(name)
+    cls = systems.get(system) if isinstance(system, str) else system
     knobs = [{**shared_knobs, **setting} for setting in settings]
     values = [_checked(cls, i, each) for i, each in enumerate(knobs)]
-    with watched(f"sweep of {name}", progress) as tape:
-        outcomes = _run_here(name, knobs, tape) if client is None else _run_on_dask(name, knobs, client, tape)
-    return _collect(cls(**shared_knobs), settings, values, outcomes)
+    if journal is None and client not in (None, sweep_pool.THREADS):
+        # Workers of this machine can die; what they finished must outlive them even where nobody asked for a journal.
+        with tempfile.TemporaryDirectory(prefix="workbench-sweep-") as folder:
+            return run_sweep(
+                cls, settings, shared_knobs, client=client, workers=workers, journal=folder, progress=progress, tape=tape, arrived=arrived
+            )  # fmt: skip
+    book = Journal(journal, cls)
+    outcomes = {i: found for i, each in enumerate(knobs) if (found := book.found(each)) is not None}
+    if outcomes:
+        log.warning("sweep of %s: %d of %d settings were done already", cls.key, len(outcomes), len(knobs))
+    for i, outcome in outcomes.items():
+        _tell(arrived, i, outcome)
+
+    def finished(index: int, outcome: Outcome) -> None:
+        outcomes[index] = outcome
+        if not sweep_pool.lost(outcome):
+            book.keep(knobs[index], outcome)
+        _tell(arrived, index, outcome)
+
+    todo = {i: each for i, each in enumerate(knobs) if i not in outcomes}
+    where = "read from the journal"
+    if todo:
+        with nullcontext(tape) if tape is not None else watched(f"sweep of {cls.key}", progress) as own:
+            where = sweep_pool.run_all(cls, todo, client, workers, own, finished, book)
+    return _collect(cls(**shared_knobs), settings, values, [outcomes[i] for i in range(len(knobs))], where)
+
+
+def gather(
+    system: type[systems.System],
+    settings: Sequence[Mapping[str, Any]],
+    shared_knobs: Mapping[str, Any],
+    outcomes: Sequence[Outcome | None],
+    where: str,
+) -> Record:
+    """Return what has arrived of a sweep as a record; a setting that is still to come (None) says so in `settings.error`.
+
+    Raises:
+        WorkbenchError: no setting has left a run yet.
+    """
+    values = [_checked(system, i, {**shared_knobs, **setting}) for i, setting in enumerate(settings)]
+    whole = [schema.PENDING if outcome is None else outcome for outcome in outcomes]
+    return _collect(system(**shared_knobs), settings, values, whole, where)
+
+
+def _tell(arrived: Arrived | None, index: int, outcome: Outcome) -> None:
+    if arrived is not None:
+        arrived(index, outcome)
 
 
 def _checked(cls: type[systems.System], index: int, knobs: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,72 +125,12 @@ def _checked(cls: type[systems.System], index: int, knobs: Mapping[str, Any]) ->
         raise type(error)(f"Setting {index}: {error}") from None
 
 
-def _run_here(name: str, knobs: Sequence[Mapping[str, Any]], tape: NullTape) -> list[Outcome]:
-    def watch(index: int) -> Callable[[Progress, NullTape], None]:
-        return lambda p, _: tape.step(
-            index * p.total + p.done, len(knobs) * p.total, p.text, f"setting {index + 1} of {len(knobs)}"
-        )
-
-    return [run_setting(name, each, Tape(watch(i), tape.cancel)) for i, each in enumerate(knobs)]
-
-
-def run_setting(name: str, knobs: Mapping[str, Any], tape: Tape | None = None) -> Outcome:
-    """Return the record of one setting, or the sentence of what went wrong (a cancel goes on to the caller)."""
-    try:
-        return systems.get(name)(**knobs).record(tape)
-    except Cancelled:
-        raise
-    except WorkbenchError as error:
-        return str(error)
-    except Exception as error:  # hours of other settings must not be lost to one
-        return f"{type(error).__name__}: {error}"
-
-
-def _run_on_dask(name: str, knobs: Sequence[Mapping[str, Any]], client: Any, tape: NullTape) -> list[Outcome]:
-    from distributed import as_completed
-
-    with _connected(client) as cluster:
-        futures = [cluster.submit(run_setting, name, each, pure=False) for each in knobs]
-        try:
-            for done, _ in enumerate(as_completed(futures), start=1):
-                tape.step(done, len(futures), phase="settings")
-            return [_outcome(future) for future in futures]
-        finally:
-            cluster.cancel(futures)  # frees the results; stops what has not started when the sweep is interrupted
-
-
-def _outcome(future: Any) -> Outcome:
-    error = future.exception()  # a worker that died, say
-    return future.result() if error is None else f"{type(error).__name__}: {error}"
-
-
-@contextlib.contextmanager
-def _connected(client: Any) -> Iterator[Any]:
-    if hasattr(client, "submit"):
-        yield client
-        return
-    from distributed import Client
-
-    try:
-        cluster = Client(client, timeout=_CONNECT_SECONDS)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            expected(
-                "client",
-                "a dask client or the address of a running scheduler",
-                repr(client),
-                then="Start one with `dask scheduler`",
-            )
-        ) from error
-    with cluster:
-        yield cluster
-
-
 def _collect(
     shared: systems.System,
     settings: Sequence[Mapping[str, Any]],
     values: Sequence[Mapping[str, Any]],
     outcomes: Sequence[Outcome],
+    where: str,
 ) -> Record:
     import xarray as xr
 
@@ -144,7 +142,7 @@ def _collect(
     columns = {name: _knob_column([v[name] for v in values]) for name in shared.knob_names()}
     columns["error"] = np.array(errors, dtype=object)
     parts: dict[str, xr.Dataset] = {
-        "/": xr.Dataset(attrs=_attrs(shared, list(runs.values()))),
+        "/": xr.Dataset(attrs=_attrs(shared, list(runs.values())) | {"ran_on": where}),
         "meters": dataset("meters", _meters(outcomes)),
         "settings": dataset("settings", columns, {"varied": json.dumps(varied)}),
     }

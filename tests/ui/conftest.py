@@ -59,30 +59,19 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def site(browser: Any) -> Iterator[str]:
     """The address of a server with the page of the tests' own system, and a catalogue."""
-    import panel as pn
-
     from widgets import serve
+    from widgets.compare import Compare
     from widgets.gallery import Gallery
     from workbench import views
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(views, "registry", lambda: walk.VIEWS)
+    shown = walk.VIEWS | {"knob_curve": views.get("knob_curve")}
+    patch.setattr(views, "registry", lambda: shown)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    pn.config.nthreads = serve.THREADS
-    routes: dict[str, Any] = {"/": lambda: Gallery(), "walk": serve.page(walk.Walk)}
-    origins = serve.origins("127.0.0.1", port)
-    server = pn.serve(
-        routes,
-        port=port,
-        address="127.0.0.1",
-        show=False,
-        threaded=True,
-        websocket_origin=origins,
-        verbose=False,
-        **serve.SESSION_MS,
-    )
+    routes: dict[str, Any] = {"/": lambda: Gallery(), "compare": lambda: Compare(), "walk": serve.page(walk.Walk)}
+    server = serve.serve(port=port, threaded=True, routes=routes)
     yield f"http://localhost:{port}"
     server.stop()
     patch.undo()

@@ -125,6 +125,10 @@ def record(seed: int = 4, steps: int = 12, branching: tuple[int, ...] = (3, 2, 1
         attrs |= names
     emitted = float(np.mean(columns["steps"]["emitted"]))
     columns |= groups | {"meters": meters(emitted)}
+    columns["settings"], attrs["settings"] = (
+        {"depth": np.array([len(branching)]), "error": np.array([""])},
+        {"varied": '["depth"]'},
+    )
     return Record.from_columns(columns, run_attrs(seed, {"method": "rsd-c", "depth": len(branching)} | knobs), attrs)
 
 

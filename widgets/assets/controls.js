@@ -15,8 +15,28 @@ export function render({ model }) {
       element("label", { for: `knob-${spec.name}`, title: spec.doc }, spec.label),
       spec.symbol ? element("span", { class: "symbol", title: "the paper's letter" }, spec.symbol) : null, reset)
     const box = element("div", { class: `knob ${spec.kind}`, "data-knob": spec.name }, head, ...controls)
+    if (spec.sweep.length) sweepable(spec, box, head)
     if (spec.doc) box.append(element("p", { class: "doc" }, spec.doc))
     return { box, head, reset }
+  }
+
+  function iconButton(attributes) {
+    const button = element("button", attributes)
+    button.innerHTML = '<svg viewBox="0 0 18 12" width="18" height="12" aria-hidden="true"><path d="M1 11C5 11 6 2 9 2s4 6 8 4" fill="none" stroke="currentColor" stroke-width="1.6"/><circle cx="4" cy="8.5" r="1.6" fill="currentColor"/><circle cx="9" cy="2" r="1.6" fill="currentColor"/><circle cx="14" cy="6.4" r="1.6" fill="currentColor"/></svg>'
+    return button
+  }
+  // Beside a knob: the values to sweep, ready to be changed, and the button that starts.
+  function sweepable(spec, box, head) {
+    const values = element("input", { type: "text", class: "values", value: spec.sweep.join(", "), spellcheck: "false", "aria-label": `values of ${spec.label} to sweep` })
+    const start = () => { model.send_msg({ kind: "sweep", knob: spec.name, values: values.value }) }
+    const go = element("button", { type: "button", class: "go", onclick: start, "aria-label": `sweep ${spec.label} over these values` }, spec.live ? "draw" : "run all")
+    const row = element("div", { class: "sweep-row", hidden: true }, values, go)
+    const open = iconButton({ type: "button", class: "sweep", "aria-expanded": "false", "aria-label": `sweep ${spec.label}`,
+      title: spec.live ? "Sweep this knob: replay the run for several values and draw what it trades" : "Sweep this knob: one run for each value; the curve grows as they finish",
+      onclick: () => { row.hidden = !row.hidden; open.setAttribute("aria-expanded", String(!row.hidden)); if (!row.hidden) values.focus() } })
+    values.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); event.stopPropagation(); start() } })
+    head.append(open)
+    box.append(row)
   }
 
   function range(spec) {
@@ -101,7 +121,7 @@ export function render({ model }) {
       knobs.set(spec.name, { spec, show: knob.show })
       return knob.box
     })
-    return element("section", {}, element("h2", {}, title, element("small", {}, hint)), ...boxes)
+    return element("section", {}, title ? element("h2", {}, title, element("small", {}, hint)) : null, ...boxes)
   }
 
   const presets = element("div", { class: "presets", role: "group", "aria-label": "Presets" }, ...model.presets.map((name) =>

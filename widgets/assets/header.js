@@ -9,18 +9,27 @@ export function render({ model }) {
     try { await navigator.clipboard.writeText(text); node.textContent = done } catch { window.prompt("Copy this:", text) }
     setTimeout(() => { node.textContent = before }, 1500)
   }
-  const share = element("button", { type: "button", class: "share", title: "copy a link that brings these knobs back",
-    onclick: () => copy(window.location.href, share, "link copied") }, "share")
-  const python = element("button", { type: "button", class: "python", title: "copy the call that makes this run",
-    onclick: () => copy(model.python, python, "copied") }, "copy as Python")
+  const item = (name, title, onclick, text) => element("button", { type: "button", class: name, title, onclick }, text)
+  const link = item("share", "copy a link that brings these knobs back", () => copy(window.location.href, link, "link copied"), "copy link")
+  const python = item("python", "copy the call that makes this run", () => copy(model.python, python, "copied"), "copy as Python")
+  const command = item("command", "copy the command line that makes this run", () => copy(model.command, command, "copied"), "copy as command")
+  const fetchFile = (what) => () => { menu.open = false; model.send_msg({ kind: "download", what }) }
+  const record = item("record", "save the run on show as one file; wb.load opens it", fetchFile("record"), "download record")
+  const offline = item("offline", "save every picture of this run in one file that works offline", fetchFile("page"), "download offline page")
+  const menu = element("details", { class: "menu" }, element("summary", {}, "share"),
+    element("div", { class: "items" }, model.whole_page ? link : null, python, command, record, offline))
+  menu.addEventListener("keydown", (event) => { if (event.key === "Escape") { menu.open = false; menu.firstChild.focus() } })
+  menu.addEventListener("focusout", (event) => { if (event.relatedTarget && !menu.contains(event.relatedTarget)) menu.open = false })
+  const keep = item("keep", "keep this run on your shelf, to compare it and to find it again", () => model.send_msg({ kind: "keep" }), "keep")
+  const compare = element("a", { href: "./compare", class: "to-compare" }, "compare runs")
   const message = element("span"), dismiss = element("button", { type: "button", onclick: () => model.send_msg({ kind: "dismiss" }), "aria-label": "close this message" }, "✕")
   const retry = element("button", { type: "button", class: "retry", onclick: () => model.send_msg({ kind: "run" }) }, "run again")
-  const banner = element("div", { class: "banner", role: "alert" }, message, retry, dismiss)
-  const root = element("header", {},
+  const banner = element("div", { class: "banner", role: "alert" }, message, retry, compare, dismiss)
+  const root = element("header", { role: "none" },
     element("div", { class: "top" },
-      element("div", { class: "name" }, element("h1", {}, model.title), element("span", { class: "year" }, model.year ? String(model.year) : ""), paper),
+      element("div", { class: "name" }, model.whole_page ? element("a", { href: "./", class: "home", title: "all papers" }, "Workbench") : null, element("h1", {}, model.title), element("span", { class: "year" }, model.year ? String(model.year) : ""), paper),
       element("div", { class: "state" }, badge, bar, detail, cancel),
-      element("div", { class: "tools" }, theme, model.whole_page ? share : null, python)),
+      element("div", { class: "tools" }, model.whole_page ? keep : null, menu, theme)),
     element("p", { class: "question" }, model.question), banner)
 
   const words = { recorded: "recorded run", measured: "measured here", running: "running", waiting: "waiting", cancelled: "cancelled", failed: "stopped", empty: "no run yet" }
@@ -37,18 +46,16 @@ export function render({ model }) {
     banner.hidden = !model.message
     banner.dataset.tone = model.tone
     retry.hidden = model.tone !== "error"
+    compare.hidden = model.tone !== "kept"
     message.textContent = model.message
   }
-  const paint = () => {
-    if (!model.whole_page) return
-    document.documentElement.style.colorScheme = model.theme
-    document.body.style.background = model.theme === "dark" ? model.dark_page : model.light_page
-    document.body.style.margin = "0"
-    document.title = `${model.title} · Workbench`
-  }
+  const paint = () => paintPage(model, `${model.title} · Workbench`)
   for (const name of ["state", "detail", "progress", "message", "tone", "theme"]) model.on(name, show)
   model.on("theme", paint)
+  model.on("msg:custom", saveFile)
+  model.on("visitor", () => remember(model.visitor))
   show(); paint()
+  if (model.whole_page) model.send_msg({ kind: "hello", visitor: remembered() })
   if (model.ask_theme && window.matchMedia("(prefers-color-scheme: dark)").matches) model.send_msg({ kind: "theme", theme: "dark" })
   return root
 }

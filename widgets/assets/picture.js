@@ -4,6 +4,7 @@ function plotly(model) {
   plotlyReady ??= new Promise((resolve, reject) => {
     const load = (url) => document.head.append(element("script", { src: url, onload: () => resolve(window.Plotly), onerror: reject }))
     if (model.plotly_url) return load(model.plotly_url)
+    if (window.workbenchPlotly) return window.workbenchPlotly().then(resolve, reject) // stands in the notebook: no kernel needed
     model.on("msg:custom", (message) => {
       const source = message.plotly ?? message.data?.plotly
       if (source) load(URL.createObjectURL(new Blob([source], { type: "text/javascript" })))
@@ -30,7 +31,10 @@ export function render({ model }) {
   const twin = element("pre", { class: "twin", tabindex: 0 }), reading = element("p", { class: "reading" })
   const words = element("details", { class: "words", ontoggle: () => words.open && model.send_msg({ kind: "words" }) },
     element("summary", {}, "In words"), reading, twin)
-  const root = element("figure", { class: "picture" }, title, caption, plot, empty, words)
+  const save = (format) => element("button", { type: "button", class: "save", title: `save this picture as ${format.toUpperCase()}`, onclick: () => download(format) }, format.toUpperCase())
+  const close = element("button", { type: "button", class: "close", "aria-label": "take this picture off the page", onclick: () => model.send_msg({ kind: "close" }) }, "✕")
+  const tools = element("div", { class: "picture-tools" }, save("png"), save("svg"), model.closable ? close : null)
+  const root = element("figure", { class: "picture" }, element("div", { class: "picture-head" }, title, tools), caption, plot, empty, words)
   let drawn = "", queue = Promise.resolve()
 
   const clicked = ({ points: [point] }) => point && model.send_msg({ kind: "click",
@@ -44,6 +48,20 @@ export function render({ model }) {
     else if (change["xaxis.autorange"] || change["yaxis.autorange"]) model.send_msg({ kind: "zoom", x: null, y: null })
   }
   const plainValue = (value) => (typeof value === "number" || typeof value === "string" ? value : null)
+
+  // What the reader sees, with its question above it: a picture on its own must say what it is.
+  async function download(format) {
+    if (!plot.on) return
+    const figure = JSON.parse(model.figure), { width, height } = plot.getBoundingClientRect()
+    const margin = { ...figure.layout.margin, t: (figure.layout.margin?.t ?? 12) + 34 }
+    const heading = { text: model.title.replaceAll("&", "&amp;").replaceAll("<", "&lt;"), x: 0.01, xanchor: "left", y: 0.985, yanchor: "top", font: { size: 16 } }
+    const layout = { ...plot.layout, margin, title: heading, width, height: height + 34 }
+    const name = (model.title || "picture").toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "")
+    const options = { format, width, height: height + 34, scale: format === "png" ? 2 : 1 }
+    const source = await window.Plotly.toImage({ data: plot.data, layout }, options)
+    const link = element("a", { href: source, download: `${name}.${format}` })
+    link.click()
+  }
 
   async function draw() {
     const source = model.figure
@@ -77,6 +95,7 @@ export function render({ model }) {
     reading.textContent = model.reading
     twin.textContent = model.twin
     words.hidden = !model.figure
+    tools.hidden = !model.figure && !model.closable
     empty.textContent = model.empty
     empty.hidden = !model.empty
     plot.hidden = !model.figure

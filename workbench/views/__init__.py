@@ -13,6 +13,7 @@ from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from workbench import hosts
 from workbench.errors import RecordError, expected, unknown
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ _FILES = (
     "explored",
     "fewer_rounds",
     "cost_knee",
+    "knob_curve",
     "speed_quality",
 )
 
@@ -145,6 +147,7 @@ class View:
         import plotly.graph_objects as go
 
         spec = self.spec(record, **options)
+        hosts.keep_pictures()
         # Checking every property costs 20-30 ms here; the tests check what the views emit, once.
         return go.Figure(spec["data"], spec["layout"], _validate=False)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,3 +129,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def plural(count: int, one: str, many: str = "") -> str:
     """Return "1 node", "2 nodes"."""
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def png(pixels: np.ndarray) -> str:
+    """Return pixels, (h, w, 3) of 0 to 255, as the `source` of an image trace: a live knob could not wait for them as numbers."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

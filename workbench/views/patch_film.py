@@ -8,7 +8,7 @@ import numpy as np
 
 from workbench import theme as house
 from workbench.views import View
-from workbench.views.common import Spec, optional, plural, revision, table
+from workbench.views.common import Spec, optional, plural, png, revision, table
 
 if TYPE_CHECKING:
     from workbench.record import Record
@@ -43,7 +43,7 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
         shapes += _frames(record, layer, top, left, height / rows, width / columns, d)
     flat = canvas.round().astype(np.uint8)
     data: list[Spec] = [
-        {"type": "image", "z": flat.tolist(), "hoverinfo": "skip", "name": "picture"},
+        {"type": "image", "source": png(flat), "hoverinfo": "skip", "name": "picture"},
         {
             "type": "scatter", "mode": "markers", "name": "patches", "x": [m[0] for m in marks], "y": [m[1] for m in marks], "hoverinfo": "text",
             "hovertext": [m[2] for m in marks], "marker": {"size": 12, "opacity": 0, "symbol": "square"},

@@ -37,7 +37,14 @@ class Point:
 class Plane:
     """Points of the meters that are shown, and which of them no other point beats in both."""
 
-    def __init__(self, record: Record, others: Sequence[tuple[str, Record]], speed: str | None, quality: str | None) -> None:
+    def __init__(
+        self,
+        record: Record,
+        others: Sequence[tuple[str, Record]],
+        speed: str | None,
+        quality: str | None,
+        label: str = "this run",
+    ) -> None:
         self.speed = _pick(record, "speed", speed)
         self.quality = _pick(record, "quality", quality)
         self.relative = float(self._value(record, self.speed, "baseline") or 0) > 0
@@ -45,12 +52,14 @@ class Plane:
         self.versus = "plain" if "plain" in self.baseline_name else self.baseline_name
         self.falling = self._value(record, self.quality, "better") == "lower"
         self.unit = str(self._value(record, self.quality, "unit"))
+        shown = [self.quality] if self.relative else [self.speed, self.quality]  # a ratio has no unit
+        self._units = {m: str(self._value(record, m, "unit")) for m in shown}
         self.points = [self._baseline(record)] if self.relative else []
         if is_sweep(record):
             points = [self._point(record, label, "other", i, i) for i, label in enumerate(setting_labels(record))]
         else:
             points = [self._point(r, label, "other", i) for i, (label, r) in enumerate(others)]
-            points.append(self._point(record, "this run", "this", -1))
+            points.append(self._point(record, label, "this", -1))
         self.points += [p for p in points if p is not None]
 
     def _value(self, record: Record, meter: str, column: str, setting: int = 0) -> Any:
@@ -66,10 +75,12 @@ class Plane:
         return Point(name, 1.0, float(self._value(record, self.quality, "baseline")), kind="baseline")
 
     def _point(self, record: Record, label: str, kind: str, index: int, setting: int = 0) -> Point | None:
-        """Return a run as a point; None for a run of another system, which has other meters."""
+        """Return a run as a point; None for a run of another system, which has other meters or measures in other units."""
         speed, quality = (self._value(record, m, "value", setting) for m in (self.speed, self.quality))
         if speed is None or quality is None:
             return None
+        if any(str(self._value(record, m, "unit", setting)) != unit for m, unit in self._units.items()):
+            return None  # numbers of another unit do not belong on these axes
         base = float(self._value(record, self.speed, "baseline", setting))
         value = float(speed) / base if self.relative and base > 0 else float(speed) if not self.relative else 1.0
         provenance = str(self._value(record, self.speed, "provenance", setting))
@@ -123,6 +134,7 @@ def draw(
     others: Sequence[tuple[str, Record]] = (),
     speed: str | None = None,
     quality: str | None = None,
+    label: str = "this run",
     theme: str = "light",
     title: str = "",
 ) -> Spec:
@@ -131,8 +143,9 @@ def draw(
     Args:
         others: (label, record) of the runs so far; a click's customdata is the index into it.
         speed, quality: names of the meters to show (by default the first of each kind that has a baseline).
+        label: what the ringed run is called.
     """
-    d, plane = house.design(theme), Plane(record, others, speed, quality)
+    d, plane = house.design(theme), Plane(record, others, speed, quality, label)
     data = [_front(plane, d), *(_trace(plane, kind, d) for kind in ("other", "baseline", "this"))]
     x, y = (
         _range([p.speed for p in plane.points] + [1.0] * plane.relative, 0.25),

@@ -1,0 +1,364 @@
+"""A server for others: fair and bounded turns, counters, health, headers, and a stop that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks._visitor import Visitor
+from widgets import bench, operations, running, serve
+from widgets.recorded import recorded_run
+from widgets.shelf import new_key
+from widgets.worker import Job, RunQueue
+from workbench import system as systems
+from workbench import views
+from workbench.errors import Cancelled, InputError, WorkbenchError
+from workbench.record import Record
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+class Held:
+    """Runs that go on until they are let go, and the order in which they began."""
+
+    def __init__(self, queue: RunQueue) -> None:
+        self.queue, self.began, self.gate = queue, [], threading.Event()
+        self.states: dict[str, list[tuple[str, int]]] = {}
+
+    def ask(self, name: str, owner: str) -> Job:
+        def work(job: Job) -> str:
+            self.began.append(name)
+            while not self.gate.wait(0.01):
+                if job.cancelled.is_set():
+                    raise Cancelled("stopped")
+            return name
+
+        self.states[name] = []
+        return self.queue.submit(work, lambda job: self.states[name].append((job.state, job.place)), owner)
+
+
+def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_turns_are_fair_between_visitors_and_places_are_true() -> None:
+    held = Held(RunQueue())
+    held.ask("first", "ann")
+    until(lambda: held.began == ["first"])
+    for name, owner in (("ann 2", "ann"), ("ann 3", "ann"), ("bob 1", "bob"), ("eve 1", "eve"), ("bob 2", "bob")):
+        held.ask(name, owner)
+    last = {name: places[-1] for name, places in held.states.items()}
+    assert [last[n] for n in ("bob 1", "eve 1", "ann 2", "bob 2", "ann 3")] == [("waiting", i) for i in range(1, 6)]
+    held.gate.set()
+    until(lambda: len(held.began) == 6)
+    assert held.began == ["first", "bob 1", "eve 1", "ann 2", "bob 2", "ann 3"]
+
+
+def test_the_queue_is_bounded_for_all_and_for_each() -> None:
+    held = Held(RunQueue(waiting=2, each=2))
+    held.ask("a", "ann")
+    until(lambda: held.began == ["a"])
+    held.ask("b", "ann")
+    with pytest.raises(WorkbenchError, match="You have 2 runs waiting or running"):
+        held.ask("c", "ann")
+    held.ask("d", "bob")
+    with pytest.raises(WorkbenchError, match="The machine is busy: 2 runs wait already"):
+        held.ask("e", "eve")
+    held.gate.set()
+
+
+def test_a_page_keeps_no_more_runs_than_its_share_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = recorded_run("rsd")
+    assert shipped is not None
+    runs = [running.Run(i, shipped, {}) for i in range(1, 40)]
+    assert [r.number for r in running._recent(runs)] == list(range(16, 40))
+    monkeypatch.setattr(running, "MAX_HISTORY_BYTES", 3 * sum(shipped[g].nbytes for g in shipped.groups))
+    assert [r.number for r in running._recent(runs)] == [37, 38, 39]
+    monkeypatch.setattr(running, "MAX_HISTORY_BYTES", 1)
+    assert [r.number for r in running._recent(runs)] == [39]
+
+
+def test_a_word_of_a_run_arrives_even_if_the_call_for_it_is_lost() -> None:
+    """Panel may drop a callback that a worker's thread adds while it releases held events: the page looks again."""
+    later: list[Callable[[], None]] = []
+    dropped: list[Callable[[], None]] = []
+
+    class Loop:
+        def add_callback(self, call: Callable[[], None]) -> None:
+            call()
+
+        def call_later(self, seconds: float, call: Callable[[], None]) -> None:
+            later.append(call)
+
+    class Document:
+        session_context = SimpleNamespace(server_context=SimpleNamespace(application_context=SimpleNamespace(io_loop=Loop())))
+
+        def add_next_tick_callback(self, call: Callable[[], None]) -> None:
+            call() if dropped else dropped.append(call)
+
+    shipped, cls = recorded_run("rsd"), systems.get("rsd")
+    assert shipped is not None
+    page = bench.Bench(cls(**{n: v for n, v in shipped.knobs.items() if n in cls.knob_names()}))  # nothing is left to run
+    page._doc = Document()  # type: ignore[assignment]
+    page._on_page(lambda: page._say("the run is over"))
+    assert page.header.message == ""
+    later.pop(0)()
+    assert page.header.message == "the run is over"
+    later.pop(0)()
+    assert not later, "it must not look for ever"
+
+
+def test_a_run_that_takes_too_long_is_stopped_with_a_sentence() -> None:
+    held = Held(RunQueue(seconds=0.1))
+    job = held.ask("long", "ann")
+    until(lambda: job.state == "failed")
+    assert str(job.error).startswith("The run took longer than 0.1 s, the most on a shared page.")
+    assert job.late
+
+
+def test_a_closed_queue_finishes_what_runs_and_refuses_the_rest() -> None:
+    held = Held(RunQueue())
+    running = held.ask("a", "ann")
+    until(lambda: held.began == ["a"])
+    waiting = held.ask("b", "bob")
+    held.queue.close("The server is stopping.")
+    assert waiting.state == "cancelled"
+    with pytest.raises(WorkbenchError, match="stopping"):
+        held.ask("c", "eve")
+    threading.Timer(0.1, held.gate.set).start()
+    assert held.queue.finish(5.0)
+    assert running.state == "done"
+
+
+def test_figures_of_several_processes_are_added_and_their_latencies_pooled(tmp_path: Path) -> None:
+    board = operations.Board(tmp_path)
+    board.write()
+    other = json.loads((tmp_path / f"{os.getpid()}.json").read_text()) | {"pid": os.getppid(), "moves": 5, "runs": {"done": 2}}
+    other["latencies_ms"] = {name: [] for name in operations.LATENCIES} | {"move": list(range(1, 101))}
+    (tmp_path / f"{os.getppid()}.json").write_text(json.dumps(other))
+    dead = dict(other, pid=2**22 + 1, moves=1000)
+    (tmp_path / "4194305.json").write_text(json.dumps(dead))
+    figures = operations.total([f for f in board.read() if f["pid"] == os.getppid()])
+    np.testing.assert_equal(figures["moves"], 5)
+    np.testing.assert_allclose(figures["latencies_ms"]["move"]["p95"], 95.05, atol=0.06)
+    np.testing.assert_equal(operations.total(board.read())["processes"], 2)
+    assert "Figures of this server" in operations.metrics_html(operations.total(board.read()))
+
+
+def test_a_log_line_is_one_json_object_and_holds_no_query() -> None:
+    record = logging.LogRecord("workbench.server", logging.INFO, "f", 1, "run", None, None)
+    record.fields = {"state": "done"}
+    line = json.loads(operations.JsonLines().format(record))
+    assert (line["event"], line["state"], line["level"]) == ("run", "done", "info")
+    assert line["time"].endswith("Z")
+
+
+def test_a_public_server_on_every_address_must_name_its_origins() -> None:
+    with pytest.raises(InputError, match="--allow-origin"):
+        serve.serve(address="0.0.0.0", public=True)
+    assert serve.origins("0.0.0.0", 80, ["class.example.org", "10.0.0.5:8000"])[-2:] == ["class.example.org:80", "10.0.0.5:8000"]
+    assert "*" not in serve.origins("127.0.0.1", 5006)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[tuple[str, int]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    from widgets.gallery import Gallery
+
+    server = serve.serve(port=port, threaded=True, routes={"/": lambda: Gallery()})
+    yield "127.0.0.1", port
+    server.stop()
+
+
+def ask(site: tuple[str, int], path: str, *, method: str = "GET", **headers: str) -> tuple[http.client.HTTPResponse, str]:
+    connection = http.client.HTTPConnection(*site, timeout=30)
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    text = answer.read().decode(errors="replace")
+    connection.close()
+    return answer, text
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/static/js/bokeh.min.js", "/nowhere", "/static/../../etc/passwd"])
+def test_every_answer_carries_the_headers(site: tuple[str, int], path: str) -> None:
+    answer, text = ask(site, path)
+    policy = answer.headers["Content-Security-Policy"]
+    for part in ("default-src 'self'", "object-src 'none'", "frame-ancestors 'self'", "base-uri 'self'"):
+        assert part in policy
+    scripts = next(p for p in policy.split(";") if "script-src" in p)
+    assert "unsafe-inline" not in scripts
+    assert " *" not in policy
+    assert "http:" not in policy
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "same-origin"
+    assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+    assert "ornado" not in answer.headers["Server"]
+    assert "Traceback" not in text
+    assert "root:" not in text
+
+
+def test_inline_scripts_carry_the_number_of_their_own_answer(site: tuple[str, int]) -> None:
+    first, text = ask(site, "/")
+    second, _ = ask(site, "/")
+    number = first.headers["Content-Security-Policy"].split("'nonce-")[1].split("'")[0]
+    assert f'<script nonce="{number}"' in text
+    assert text.count("<script") == text.count(f'<script nonce="{number}"')
+    assert number not in second.headers["Content-Security-Policy"]
+
+
+def test_health_says_ready_and_then_stopping(site: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    answer, text = ask(site, "/health")
+    assert (answer.status, json.loads(text)["status"]) == (200, "ready")
+    assert ask(site, "/health", method="HEAD")[0].status == 200
+    monkeypatch.setattr(operations.METRICS, "stopping", True)
+    answer, text = ask(site, "/health")
+    assert (answer.status, json.loads(text)["status"]) == (503, "stopping")
+    answer, text = ask(site, "/")
+    assert (answer.status, text) == (503, operations.STOPPING)
+
+
+def test_too_many_pages_are_refused_with_a_sentence(site: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations.Gate, "limit", 0)
+    answer, text = ask(site, "/")
+    assert answer.status == 503
+    assert text == "0 pages are open here already. Try again in a minute."
+
+
+def test_a_page_of_another_origin_may_not_connect(site: tuple[str, int]) -> None:
+    upgrade = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    }
+    answer, _ = ask(site, "/ws", Origin="http://evil.example", **upgrade)
+    assert answer.status == 403
+
+
+def served(*options: str, **variables: str) -> tuple[subprocess.Popen[str], int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "workbench", "serve", "rsd", "--port", str(port), "--no-show", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | variables)
+
+    def ready() -> bool:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        try:
+            return ask(("127.0.0.1", port), "/health")[0].status == 200
+        except OSError:
+            return False
+
+    until(ready, 60)
+    return process, port
+
+
+def test_a_public_server_asks_for_its_token_logs_json_and_stops_when_told(tmp_path: Path) -> None:
+    process, port = served("--public", WORKBENCH_ADMIN_TOKEN="secret", WORKBENCH_DATA=str(tmp_path))
+    place = ("127.0.0.1", port)
+    assert ask(place, "/metrics")[0].status == 403
+    assert ask(place, "/metrics?token=wrong")[0].status == 403
+    answer, text = ask(place, "/metrics?format=json", Authorization="Bearer secret")
+    assert answer.status == 200
+    assert json.loads(text)["requests"]["2xx"] >= 1
+    assert ask(place, "/rsd?prompt=mine")[0].status == 200
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=60)
+    np.testing.assert_equal(process.returncode, 0)
+    lines: list[dict[str, Any]] = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert {"request", "stopping", "stopped"} <= {line["event"] for line in lines}
+    assert "mine" not in log
+    assert "secret" not in log
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that share a socket")
+def test_several_processes_share_the_port_and_stop_together(tmp_path: Path) -> None:
+    process, port = served("--num-procs", "2", WORKBENCH_DATA=str(tmp_path))
+    place = ("127.0.0.1", port)
+    until(lambda: json.loads(ask(place, "/metrics?format=json")[1])["processes"] == 2, 60)
+    assert ask(place, "/rsd")[0].status == 200
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    np.testing.assert_equal(process.returncode, 0)
+    with pytest.raises(ConnectionRefusedError):
+        ask(place, "/health")
+
+
+def test_a_killed_server_comes_back_with_everything_that_was_kept(tmp_path: Path) -> None:
+    """SIGKILL while a run is being kept: after a restart every kept run is listed, whole, and opens on its page."""
+    key = new_key()
+
+    async def hello(address: str, path: str, part: str) -> Visitor:
+        visitor = await Visitor(address, path).open()
+        await visitor.send(part, {"kind": "hello", "visitor": key})
+        await visitor.until(lambda: visitor.part(part).get("visitor") == key, "the answer to hello")
+        return visitor
+
+    async def keep_and_kill(address: str, process: subprocess.Popen[str]) -> None:
+        visitor = await hello(address, "rsd", "Header")
+        for name in ("first", "second"):
+            await visitor.send("Header", {"kind": "keep", "name": name, "note": "a note"})
+            await visitor.until(lambda name=name: f"“{name}”" in visitor.part("Header").get("message", ""), "the answer to keep")
+        for _ in range(5):
+            await visitor.send("Header", {"kind": "keep", "name": "cut"})
+        await visitor.until(lambda: "“cut”" in visitor.part("Header").get("message", ""), "the first of five")
+        process.kill()
+        await visitor.close()
+
+    async def look_again(address: str) -> list[dict[str, Any]]:
+        visitor = await hello(address, "compare", "List")
+        await visitor.until(lambda: any(r["own"] for r in visitor.part("List").get("runs", ())), "the shelf")
+        own = [run for run in visitor.part("List")["runs"] if run["own"]]
+        await visitor.close()
+        first = next(run for run in own if run["name"] == "first")
+        opened = await hello(address, f"rsd?kept={first['key']}", "Header")
+        await opened.until(lambda: "kept as “first”" in opened.part("Header").get("detail", ""), "the kept run")
+        assert opened.part("Picture", title=views.get(systems.get("rsd").shows[0]).question)["figure"]
+        await opened.close()
+        return own
+
+    process, port = served(WORKBENCH_DATA=str(tmp_path))
+    asyncio.run(keep_and_kill(f"http://127.0.0.1:{port}", process))
+    process.communicate(timeout=60)
+    np.testing.assert_equal(process.returncode, -signal.SIGKILL)
+    process, port = served(WORKBENCH_DATA=str(tmp_path))
+    try:
+        own = asyncio.run(look_again(f"http://127.0.0.1:{port}"))
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    names = [run["name"] for run in own]
+    assert {"first", "second"} <= set(names)
+    assert names.count("cut") >= 1, "an answered keep was lost"
+    shipped = recorded_run("rsd")
+    assert shipped is not None
+    place = tmp_path / "runs" / key
+    for run in own:
+        found = Record.load(place / f"{run['key']}.zarr.zip")
+        assert found.groups == shipped.groups
+        np.testing.assert_equal(found["text"]["token_id"].values, shipped["text"]["token_id"].values)
