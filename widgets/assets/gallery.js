@@ -39,8 +39,11 @@ export function render({ model }) {
   function show() {
     const rows = model.rows.filter(fits)
     const families = unique(rows.map((r) => r.family || "not loaded"))
-    cards.replaceChildren(...families.map((name) => element("section", { "aria-label": name }, element("h2", {}, name),
-      element("div", { class: "card-grid" }, ...rows.filter((r) => (r.family || "not loaded") === name).map(card)))))
+    cards.replaceChildren(...families.map((name) => {
+      const found = rows.filter((r) => (r.family || "not loaded") === name).map(card)
+      return element("section", { "aria-label": name }, element("h2", {}, name),
+        element("div", { class: "card-grid", style: `--cards:${found.length}` }, ...found))
+    }))
     count.textContent = rows.length === model.rows.length ? `${rows.length} papers` : rows.length ? `${rows.length} of ${model.rows.length} papers` : ""
     if (!rows.length) cards.replaceChildren(element("p", { class: "empty" }, "No paper fits. ",
       element("button", { type: "button", onclick: () => { search.value = family.value = group.value = ""; inClass.checked = false; show() } }, "show all")))

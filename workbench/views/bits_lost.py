@@ -63,8 +63,9 @@ def _chips(places: np.ndarray, step: int, top: float, design: house.Design) -> l
     """Return the positions that a step decides, each a label of its own above the step's bar."""
     return [
         {
-            "name": f"position {place}", "text": str(place), "y": top, "yanchor": "bottom", "yshift": 3 + 18 * (i // ACROSS), "showarrow": False, "captureevents": True,
-            "x": step + (i % ACROSS - (min(len(places) - ACROSS * (i // ACROSS), ACROSS) - 1) / 2) * 0.2,
+            "name": f"position {place}", "text": str(place), "y": top, "yanchor": "bottom", "yshift": 4 + 21 * (i // ACROSS), "showarrow": False, "captureevents": True,
+            "x": step + (i % ACROSS - (min(len(places) - ACROSS * (i // ACROSS), ACROSS) - 1) / 2) * 0.23,
+            "bordercolor": design.grid, "borderpad": 2, "bgcolor": design.background,
             "hovertext": f"position {place}: drag it to another step",
             "font": {"family": house.MONO, "size": 12, "color": design.text},
         }

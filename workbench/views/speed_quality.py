@@ -153,9 +153,10 @@ def draw(
     )
     direction = "lower is better" if plane.falling else "higher is better"
     what = plane.quality.replace("_", " ")
+    broken = "<br>" if len(plane.versus) > 14 else " "  # beside the hero the plane is narrow: a long name takes a second line
+    along = f"speed, as a multiple of{broken}{house.escape(plane.versus)}" if plane.relative else plane.speed.replace("_", " ")
     layout = {
-        "xaxis": {"range": x, "title": {"text": f"speed, as a multiple of {plane.versus}" if plane.relative else plane.speed.replace("_", " ")},
-                  "ticksuffix": "x" if plane.relative else ""},
+        "xaxis": {"range": x, "title": {"text": along}, "ticksuffix": "x" if plane.relative else ""},
         "yaxis": {"range": y[::-1] if plane.falling else y, "nticks": 6},
         "annotations": [note(f"<b>{what}</b>, {house.escape(plane.unit)} ({direction})", theme, x=0, y=1, anchor="left")],
         "margin": {"t": 64 if title else 34},
@@ -196,11 +197,13 @@ def _trace(plane: Plane, kind: str, d: house.Design) -> Spec:
         "other": {"symbol": "circle", "size": 11, "color": d.fill("context", 0.6), "line": {"color": d.muted, "width": 1}},
     }[kind]
     names = {"this": "<b>{0}</b>", "baseline": "{0}", "other": "{0}"}
+    middle = np.mean(_range([p.speed for p in plane.points] + [1.0] * plane.relative, 0.25))
+    side = "right" if points and points[0].speed < middle else "left"  # towards the middle, so that no label covers the axis
     return {
         "type": "scatter", "mode": "markers+text", "name": {"this": "this run", "baseline": "baseline", "other": "earlier runs"}[kind],
         "x": [p.speed for p in points], "y": [p.quality if np.isfinite(p.quality) else None for p in points], "marker": marker, "cliponaxis": False, "error_y": _spread(points, kind, d),
         "text": [names[kind].format(house.escape(p.label, quote=False)) for p in points],
-        "textposition": {"this": "top center", "baseline": "bottom center", "other": "middle right"}[kind],
+        "textposition": {"this": "top center", "baseline": f"bottom {side}", "other": "middle right"}[kind],
         "textfont": {"size": 13 if kind == "this" else 12, "color": d.text if kind != "other" else d.muted},
         "customdata": [p.index for p in points],
         "hovertext": [f"{house.escape(p.label)}<br>speed {_speed(plane, p)} ({p.provenance})<br>{plane.quality} {house.number(p.quality)}" for p in points],
