@@ -179,7 +179,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
             "cancel": lambda _: self.cancel(), "theme": self._on_theme, "step": self._on_step, "click": self._on_click, "zoom": self._on_zoom,
             "painted": lambda _: self._warm(), "words": self._on_words, "tab": self._on_tab, "dismiss": lambda _: self._say(""),
             "sweep": self._on_sweep, "close": lambda _: self._close_sweep(), "hello": self._on_hello, "keep": self._on_keep,
-            "download": self._on_download,
+            "download": self._on_download, "drag": self._on_drag,
         }  # fmt: skip
         action = actions.get(str(message.get("kind")))
         if action is None or not messages.well_formed(message):
@@ -290,6 +290,15 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
             self.stage.option_changed("selected", self._options())
         elif view is not None and "step" in view.options():
             self._go_to(int(mark))
+
+    def _on_drag(self, message: dict[str, Any]) -> None:
+        """Set the knobs that a label dragged to another place asks for; the picture is drawn anew even where nothing changed."""
+        slot, x = self.stage.slots.get(message["place"]), message.get("x")
+        if slot is None or slot.view is None or slot.view.drag is None or self.record is None:
+            return
+        if isinstance(x, (int, float)) and math.isfinite(x):
+            slot.picture.again += 1
+            self._on_settle({"values": slot.view.drag(self.record, message["name"], x)})
 
     def _on_zoom(self, message: dict[str, Any]) -> None:
         """Draw a part of a picture at the detail that fits it; the whole again where no part is named."""

@@ -10,7 +10,7 @@ _INDEX: dict[str, type] = {"index": int}
 #: kind -> the fields it must have. Fields that may be missing stand in `_MAY`.
 _MUST: dict[str, dict[str, type]] = {
     "live": {"values": dict}, "settle": {"values": dict}, "preset": {"name": str}, "theme": {"theme": str}, "step": {"step": int},
-    "click": _PLACE, "zoom": {}, "words": {}, "tab": _INDEX, "sweep": {"knob": str, "values": str}, "close": {}, "hello": {}, "keep": {},
+    "click": _PLACE, "drag": {"place": str, "name": str}, "zoom": {}, "words": {}, "tab": _INDEX, "sweep": {"knob": str, "values": str}, "close": {}, "hello": {}, "keep": {},
     "download": {}, "run": {}, "cancel": {}, "painted": {}, "dismiss": {}, "choose": {"keys": list}, "rename": _KEY, "delete": _KEY,
     "upload": {"index": int, "count": int},
 }  # fmt: skip
@@ -20,11 +20,11 @@ _MAY: dict[str, type] = {
 
 
 def well_formed(message: dict[str, Any]) -> bool:
-    """Return whether a message is one that the scripts of a page send. A click's `x` and `y` may also be a point."""
+    """Return whether a message is one that the scripts of a page send. The `x` and `y` of a click or a drag may also be a point."""
     kind = message.get("kind")
     if not isinstance(kind, str) or kind not in _MUST:
         return False
-    point = {"x", "y"} if kind == "click" else set()
+    point = {"x", "y"} if kind in {"click", "drag"} else set()
     there = all(isinstance(message.get(name), form) for name, form in _MUST[kind].items())
     return there and all(
         message.get(name) is None or isinstance(message[name], form) for name, form in _MAY.items() if name not in point

@@ -155,3 +155,27 @@ def test_the_mouse_reaches_the_pictures(live: Live, site: str) -> None:
     click()
     expect(live.caption).not_to_contain_text("the tokens of expert")
     assert live.errors == []
+
+
+def test_a_token_is_dragged_to_another_step(live: Live, site: str) -> None:
+    """A real mouse takes position 1 from the first bar to the last one: the knob says so, and the bits are counted anew."""
+    live.open(f"{site}/parallelbench", state="recorded")
+    live.hero.wait_for()
+    live.page.locator(".choices button", has_text="Which step loses how many bits?").click()
+    picture = live.picture("Which step loses how many bits?")
+    picture.locator(".annotation").first.wait_for()
+    settled(live)
+    before = picture.locator("figcaption").inner_text()
+    labels = picture.locator(".annotation")
+    texts = [text.strip() for text in labels.all_text_contents()]
+    start = labels.nth(texts.index("1")).bounding_box()
+    goal = labels.nth(texts.index(str(len(texts)))).bounding_box()
+    live.page.mouse.move(start["x"] + start["width"] / 2, start["y"] + start["height"] / 2)
+    live.page.mouse.down()
+    live.page.mouse.move(goal["x"] + goal["width"] / 2, start["y"] + start["height"] / 2, steps=8)
+    live.page.mouse.up()
+    expect(picture.locator("figcaption")).not_to_have_text(before)
+    schedule = live.page.locator("#knob-schedule").input_value()
+    assert schedule.split(" | ")[-1].split()[0] == "1", schedule
+    assert "1" not in schedule.split(" | ")[0].split()
+    assert live.errors == []

@@ -35,7 +35,7 @@ export function render({ model }) {
   const close = element("button", { type: "button", class: "close", "aria-label": "take this picture off the page", onclick: () => model.send_msg({ kind: "close" }) }, "✕")
   const tools = element("div", { class: "picture-tools" }, save("png"), save("svg"), model.closable ? close : null)
   const root = element("figure", { class: "picture" }, element("div", { class: "picture-head" }, title, tools), caption, plot, empty, words)
-  let drawn = "", queue = Promise.resolve()
+  let drawn = "", edit = 0, queue = Promise.resolve()
 
   const clicked = ({ points: [point] }) => point && model.send_msg({ kind: "click",
     x: plainValue(point.x), y: plainValue(point.y), custom: point.customdata ?? null, name: point.data?.name ?? "", index: point.pointIndex })
@@ -46,6 +46,14 @@ export function render({ model }) {
     const x = range("xaxis"), y = range("yaxis")
     if (x || y) model.send_msg({ kind: "zoom", x: x ?? plot.layout.xaxis.range, y: y ?? plot.layout.yaxis.range })
     else if (change["xaxis.autorange"] || change["yaxis.autorange"]) model.send_msg({ kind: "zoom", x: null, y: null })
+  }
+  // A label that may be dragged (`meta.drag`): where it was let go is for the server, which says what that means in knobs.
+  function dragged(change) {
+    if (!plot.layout?.meta?.drag) return
+    const key = Object.keys(change).find((name) => /^annotations\[\d+\]\.x$/.test(name))
+    const label = key && plot.layout.annotations[Number(key.match(/\d+/)[0])]
+    if (label?.name && typeof change[key] === "number") model.send_msg({ kind: "drag", name: label.name, x: change[key] })
+    else if (key) again()
   }
   const plainValue = (value) => (typeof value === "number" || typeof value === "string" ? value : null)
 
@@ -74,11 +82,15 @@ export function render({ model }) {
     delete layout.width
     plot.style.minHeight = `${layout.height ?? 360}px`
     const first = !plot.on
-    await Plotly.react(plot, figure.data, layout, { displayModeBar: false, responsive: false, doubleClick: "reset" })
+    const drag = Boolean(layout.meta?.drag)
+    if (drag) layout.editrevision = edit++ // a label goes where the new figure says, not where it was dropped
+    const edits = drag ? { edits: { annotationPosition: true } } : {}
+    await Plotly.react(plot, figure.data, layout, { displayModeBar: false, responsive: false, doubleClick: "reset", ...edits })
     if (first) {
       plot.on("plotly_click", clicked)
       plot.on("plotly_afterplot", mark)
       plot.on("plotly_relayout", zoomed)
+      plot.on("plotly_relayout", dragged)
     }
     if (!drawn) model.send_msg({ kind: "painted" })
     drawn = source
@@ -103,7 +115,9 @@ export function render({ model }) {
   const dim = () => root.classList.toggle("dimmed", model.dimmed)
   // One message carries several properties: draw once after all of them are in.
   const later = () => { queue = queue.then(draw).catch((error) => console.error(error)) }
+  const again = () => { drawn = ""; later() }
   model.on("figure", () => { words_(); later() })
+  model.on("again", again)
   for (const name of ["title", "caption", "reading", "twin", "empty"]) model.on(name, words_)
   model.on("dimmed", dim)
   window.addEventListener("wb-hold", ({ detail }) => {
