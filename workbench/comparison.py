@@ -264,7 +264,10 @@ class _Cell:
                 axis["domain"] = [self.within(letter, v) for v in axis.get("domain", (0.0, 1.0))]
                 axis["anchor"] = self.reference(axis.get("anchor", other + number))
                 axis |= {k: self.reference(axis[k]) for k in ("matches", "scaleanchor") if k in axis}
-                out[self.number(letter, number).replace(letter, f"{letter}axis", 1)] = axis | self._range(key)
+                span = self._range(key)
+                if not span and self.index and key in self.specs[0]["layout"] and not {"matches", "scaleanchor"} & axis.keys():
+                    axis["matches"] = f"{letter}{number}"  # plotly finds the range: the same as in the first cell
+                out[self.number(letter, number).replace(letter, f"{letter}axis", 1)] = axis | span
         return out
 
     def _range(self, key: str) -> Spec:
