@@ -43,7 +43,7 @@ lint: $(INSTALLED) ## format, lint and types
 	$(RUN) -m mypy
 
 test: lint model chromium ## everything: lint, types, tests, browser and notebooks
-	$(RUN) -m pytest -m 'not long' $(TESTS)
+	$(RUN) -m pytest -m 'not long' --durations=40 --durations-min=3 $(TESTS)
 
 nightly: lint model chromium ## the long profiles: fuzz with 10,000 cases, and what is marked long
 	WORKBENCH_FUZZ=nightly $(RUN) -m pytest tests/test_fuzz.py
