@@ -374,7 +374,9 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
 
     def _refresh_controls(self) -> None:
         self.controls.param.update(values=controls.shown(self.system), fresh=self.controls.fresh + 1)
-        self.header.param.update(python=link.python(self.system), command=link.command(self.system))
+        self.header.param.update(
+            python=link.python(self.system), command=link.command(self.system), lacks=", ".join(link.left_out(self.system))
+        )
         self._write_link()
 
     def _write_link(self) -> None:

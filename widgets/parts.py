@@ -78,6 +78,7 @@ class Header(Part):
     tone = param.String("note", doc="note or error")
     python = param.String("", doc="The call that makes the run.")
     command = param.String("", doc="The command line that makes it.")
+    lacks = param.String("", doc="Changed knobs that an address cannot hold.")
     visitor = param.String("", doc="The key that the browser keeps for its shelf.")
 
     _esm = asset("newest.js", "header.js")

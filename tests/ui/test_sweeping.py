@@ -234,3 +234,15 @@ def test_copies_say_exactly_what_the_page_shows(live: Live, site: str) -> None:
     command = "workbench run walk --threshold 3.5 --length 6 --motto 'it'\"'\"'s one' --strict true --out run.zarr.zip"
     assert said["copy as command"] == command
     assert said["copy link"] == live.page.url
+
+
+def test_a_link_says_what_it_cannot_hold(live: Live, site: str) -> None:
+    live.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    live.open(f"{site}/walk?motto=short&walkers=60")
+    live.page.locator("#knob-motto").fill("step " * 400)
+    live.page.locator("#knob-motto").blur()
+    expect(live.page).not_to_have_url(re.compile("motto"))
+    live.page.locator(".menu summary").click()
+    live.page.locator("button.share").click()
+    expect(live.page.locator("button.share")).to_have_text("copied, without motto: too long for a link")
+    assert "walkers=60" in live.page.evaluate("navigator.clipboard.readText()")

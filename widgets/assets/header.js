@@ -10,7 +10,7 @@ export function render({ model }) {
     setTimeout(() => { node.textContent = before }, 1500)
   }
   const item = (name, title, onclick, text) => element("button", { type: "button", class: name, title, onclick }, text)
-  const link = item("share", "copy a link that brings these knobs back", () => copy(window.location.href, link, "link copied"), "copy link")
+  const link = item("share", "copy a link that brings these knobs back", () => copy(window.location.href, link, model.lacks ? `copied, without ${model.lacks}: too long for a link` : "link copied"), "copy link")
   const python = item("python", "copy the call that makes this run", () => copy(model.python, python, "copied"), "copy as Python")
   const command = item("command", "copy the command line that makes this run", () => copy(model.command, command, "copied"), "copy as command")
   const fetchFile = (what) => () => { menu.open = false; model.send_msg({ kind: "download", what }) }

@@ -164,6 +164,9 @@ def available() -> list[Entry]:
     eagle = _HERE / "assets" / "eagle_smollm2"
     status = "ready" if (eagle / "draft.safetensors").exists() else "python recipes/eagle_smollm2.py makes it"
     entries.append(Entry("eagle", f"draft layer for {SMOLLM2} (knob draft='eagle')", _size_mb(eagle), str(eagle), status))
+    gate = _HERE / "readme"
+    status = "ready" if (gate / "router.safetensors").exists() else "python recipes/read_me_router.py makes it"
+    entries.append(Entry("pregate", f"pre-gating router for {SMOLLM2} (system read_me)", _size_mb(gate), str(gate), status))
     for name, inside in _TINY.items():
         where = _HERE / inside
         status = "ready" if (where / "model.safetensors").exists() else "python recipes/tiny_diffusion.py makes it"
