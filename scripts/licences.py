@@ -27,7 +27,8 @@ LIST = ROOT / "docs" / "licences.md"
 #: Kinds that may stand beside Apache-2.0 in one environment. Weak copyleft is used as it is, never changed or copied.
 FREE = ("MIT", "BSD", "APACHE", "ISC", "PSF", "PYTHON", "ZLIB", "HPND", "MPL", "UNLICENSE", "CC0", "0BSD", "LGPL", "LLVM")
 #: Not free, used where it is installed and never shipped; each with the reason why it is here all the same.
-KNOWN = {"nvidia-": "NVIDIA's own terms: libraries of an NVIDIA GPU, installed by torch's build for it and by the extra `cuda`"}
+_NVIDIA = "NVIDIA's own terms: libraries of an NVIDIA GPU, installed by torch's build for it and by the extra `cuda`"
+KNOWN = {"nvidia-": _NVIDIA, "cuda-": _NVIDIA}
 NOT_HERE = "not installed where this list was made"
 HEAD = """# Licences
 
