@@ -109,21 +109,23 @@ def test_a_killed_worker_loses_nothing(cluster: Any, tmp_path: Path) -> None:
     assert sum(runs.values()) <= 9  # at most the one that was between its last line and its file when it was killed
 
 
-def test_a_setting_that_kills_its_workers_is_a_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_setting_that_kills_its_workers_is_a_sentence(tmp_path: Path, workers: int) -> None:
+    """And those that stood in the queue of the workers it killed are not blamed."""
     import dask
     from distributed import Client, LocalCluster
 
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         with (
             LocalCluster(
-                n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL
+                n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL
             ) as local,
             Client(local) as client,
         ):
-            record = run_sweep("slow", [{"item": i} for i in (0, 1, 666, 3)], {}, client=client, journal=tmp_path / "parts")
+            record = run_sweep("slow", [{"item": i} for i in (0, 1, 666, 3, 4, 5)], {}, client=client, journal=tmp_path / "parts")
     errors = record["settings"]["error"].values
     assert "Every worker that took this setting died" in errors[2]
-    assert [bool(e) for e in errors] == [False, False, True, False]
+    assert [bool(e) for e in errors] == [False, False, True, False, False, False]
     assert Journal(tmp_path / "parts", Slow).found({"item": 666}) is None, "a lost worker is no result"
 
 

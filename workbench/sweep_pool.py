@@ -13,6 +13,7 @@ import logging
 import os
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
@@ -139,17 +140,29 @@ def _on_cluster(
     # A task, not scattered data: if every worker that holds it dies, the scheduler makes it again. As bytes of our own: an
     # object that cannot be unpacked on a worker is then an error of that task and not of the worker's whole connection.
     held = cluster.submit(cloudpickle.loads, cloudpickle.dumps(heavy), pure=False) if heavy else {}
-    open_ = {
-        cluster.submit(_run_there, name, {k: v for k, v in each.items() if k not in heavy}, held, stop, folder, pure=False): i
-        for i, each in knobs.items()
-    }
+
+    def submit(i: int) -> Any:
+        light = {k: v for k, v in knobs[i].items() if k not in heavy}
+        return cluster.submit(_run_there, name, light, held, stop, folder, pure=False)
+
+    open_ = {submit(i): i for i in knobs}
+    suspects, tried = deque[int](), set[int]()
     try:
-        while open_:
+        while open_ or suspects:
+            if not open_:  # a dying worker takes with it whoever stands in its queue: suspects are tried once more, one by one
+                last = suspects.popleft()
+                open_ = {submit(last): last}
             time.sleep(_LOOK_SECONDS)
             for future in [f for f in open_ if f.done()]:
-                finished(open_.pop(future), _outcome(future))
+                i, outcome = open_.pop(future), _outcome(future)
+                if outcome == _DIED and i not in tried:
+                    suspects.append(i)
+                    tried.add(i)
+                else:
+                    finished(i, outcome)
                 future.release()  # at once: a result that stays on a worker would be lost, and made again, with it
-            tape.step(len(knobs) - len(open_), len(knobs), phase=f"{len(open_)} settings to go")
+            left = len(open_) + len(suspects)
+            tape.step(len(knobs) - left, len(knobs), phase=f"{left} settings to go")
     except BaseException:
         with contextlib.suppress(Exception):  # a cluster that is gone cannot be told
             Event(stop, client=cluster).set()
@@ -207,6 +220,9 @@ class _Asked:
         return bool(self.event.is_set())
 
 
+_DIED = "Every worker that took this setting died (out of memory, say). Give it fewer tokens or more memory."
+
+
 def _outcome(future: Any) -> Outcome:
     try:
         return future.result()
@@ -214,7 +230,7 @@ def _outcome(future: Any) -> Outcome:
         return "The cluster lost this setting: its scheduler stopped or restarted. Run the sweep again to fill it in."
     except Exception as error:
         if type(error).__name__ == "KilledWorker":
-            return "Every worker that took this setting died (out of memory, say). Give it fewer tokens or more memory."
+            return _DIED
         return f"{type(error).__name__}: {error}"
 
 
