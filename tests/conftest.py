@@ -11,8 +11,10 @@ import pytest
 
 from workbench import system as systems
 
-hypothesis.settings.register_profile("workbench", deadline=None)  # how fast an example runs says only how busy the machine is
-hypothesis.settings.load_profile("workbench")
+# No deadline: how fast an example runs says only how busy the machine is.
+hypothesis.settings.register_profile("workbench", deadline=None, max_examples=30)
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=200)
+hypothesis.settings.load_profile("nightly" if os.environ.get("WORKBENCH_FUZZ") == "nightly" else "workbench")
 
 CI = os.environ.get("CI") == "true"  # there, nothing may be skipped for want of a model or a browser
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
