@@ -18,7 +18,7 @@ import numpy as np
 
 from workbench import data, meters, models, threads
 from workbench.models.drafts import open_session
-from workbench.systems.speculation import plan
+from workbench.systems.speculation import plan, report
 from workbench.systems.speculation.rsd import RSD
 from workbench.systems.speculation.tree import prefill
 from workbench.tape import NullTape, Tape
@@ -163,6 +163,26 @@ def recorder_cost(loaded: models.LoadedModel, prompts: list[tuple[str, list[int]
         f"\nrecorder on / null tape: {loud_time.median / quiet_time.median:.3f}x by medians, "
         f"{loud_time.best / quiet_time.best:.3f}x by the least  (null {quiet_time}; recorder {loud_time})"
     )
+    inside = [writing_share(lambda: loud(ids)) for _ in range(repeats)]
+    print(f"share of a recorded run spent in writing its steps: {np.median(inside):.2%} (median of {repeats})")
+
+
+def writing_share(work: Callable[[], Any]) -> float:
+    """Return the share of the seconds of `work` that goes into writing its steps, which a null tape leaves out."""
+    write, spent = report.write_step, [0.0]
+
+    def timed(*args: Any) -> None:
+        began = time.perf_counter()
+        write(*args)
+        spent[0] += time.perf_counter() - began
+
+    began = time.perf_counter()
+    report.write_step = timed  # type: ignore[assignment]
+    try:
+        work()
+    finally:
+        report.write_step = write
+    return spent[0] / (time.perf_counter() - began)
 
 
 def rows_cost(loaded: models.LoadedModel) -> None:

@@ -43,11 +43,12 @@ def write_step(tape: NullTape, system: RSD, index: int, step: Step, emitted: lis
     )
     # At temperature 0 the law is one token; the record then shows the laws at temperature 1, which order the drafts.
     shown = law if system.temperature > 0 else processed_law(1.0, 1.0)
-    target_probs = shown(step.target_logits)
+    nodes = [0, *step.walk.path][: len(emitted)]
+    asked = sorted({*nodes, *step.tree.parents[1:]})  # leaves have no child whose probability is asked for
+    target_probs = dict(zip(asked, shown(step.target_logits[asked])))
     _write_tree(tape, index, step, target_probs, pieces)
     _write_laws(tape, index, step, pieces)
     sources = ["draft"] * accepted + [_source(step, stop)] * (len(emitted) - accepted)
-    nodes = [0, *step.walk.path][: len(emitted)]
     tape.write(
         "text",
         token_id=emitted,
@@ -55,7 +56,7 @@ def write_step(tape: NullTape, system: RSD, index: int, step: Step, emitted: lis
         generated=True,
         step=index,
         source=sources,
-        target_logprob=[_log(target_probs[n, t]) for n, t in zip(nodes, emitted)],
+        target_logprob=[_log(target_probs[n][t]) for n, t in zip(nodes, emitted)],
     )
 
 
@@ -69,7 +70,7 @@ def _log(p: float) -> float:
     return float(np.log(p)) if p > 0 else -np.inf
 
 
-def _write_tree(tape: NullTape, index: int, step: Step, target_probs: np.ndarray, pieces: Any) -> None:
+def _write_tree(tape: NullTape, index: int, step: Step, target_probs: dict[int, np.ndarray], pieces: Any) -> None:
     tree, walk = step.tree, step.walk
     nodes = np.arange(len(tree))
     tried = {0: (np.nan, np.nan)} | walk.tried
@@ -84,7 +85,7 @@ def _write_tree(tape: NullTape, index: int, step: Step, target_probs: np.ndarray
         token_id=np.array(tree.tokens),
         piece=pieces(tree.tokens),
         draft_logprob=np.array(tree.logprobs),
-        target_logprob=np.array([np.nan, *(_log(target_probs[p, t]) for p, t in zip(tree.parents[1:], tree.tokens[1:]))]),
+        target_logprob=np.array([np.nan, *(_log(target_probs[p][t]) for p, t in zip(tree.parents[1:], tree.tokens[1:]))]),
         visited=np.isin(nodes, list(tried)),
         accepted=np.isin(nodes, [0, *walk.path]),
         cumulative_logprob=np.array(tree.cumulative),
@@ -97,12 +98,9 @@ def _write_tree(tape: NullTape, index: int, step: Step, target_probs: np.ndarray
 def _write_laws(tape: NullTape, index: int, step: Step, pieces: Any) -> None:
     """Write p, q, r_j and Q_j of the likeliest candidates for every trial of the walk."""
     firsts = {node: (residual, remaining) for node, trial, residual, remaining in reversed(step.walk.trail) if trial == 0}
+    likely = {node: _candidates(*laws) for node, laws in firsts.items()}
     for node, trial, residual, remaining in step.walk.trail:
-        target, draft = firsts[node]
-        ids = np.flatnonzero((target >= LIKELY) | (draft >= LIKELY))
-        if len(ids) > CANDIDATES:
-            weight = np.maximum(target[ids], draft[ids])
-            ids = np.sort(ids[np.argpartition(-weight, CANDIDATES - 1)[:CANDIDATES]])
+        (target, draft), ids = firsts[node], likely[node]
         tape.write(
             "laws",
             step=index,
@@ -115,6 +113,15 @@ def _write_laws(tape: NullTape, index: int, step: Step, pieces: Any) -> None:
             residual=residual[ids],
             remaining=remaining[ids],
         )
+
+
+def _candidates(target: np.ndarray, draft: np.ndarray) -> np.ndarray:
+    """Return the ids that either law finds likely, at most `CANDIDATES`, in order."""
+    ids = np.flatnonzero(np.maximum(target, draft) >= LIKELY)
+    if len(ids) > CANDIDATES:
+        weight = np.maximum(target[ids], draft[ids])
+        ids = np.sort(ids[np.argpartition(-weight, CANDIDATES - 1)[:CANDIDATES]])
+    return ids
 
 
 def write_run(system: RSD, tape: NullTape, output: Output, plain: Output) -> None:
