@@ -143,7 +143,6 @@ def serve_both(system: type[System], port: int) -> tuple[Any, list[Bench]]:
         assert knob is not None
         return naive_page(opened[0], knob)
 
-    pn.config.nthreads = serve.THREADS
     origins = serve.origins("127.0.0.1", port)
     return pn.serve(
         {"live": live, "naive": naive}, port=port, show=False, threaded=True, websocket_origin=origins, verbose=False

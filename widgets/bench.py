@@ -3,18 +3,17 @@
 How a move travels. A *live* knob sends its newest value and waits for the answer before it sends the next; the page
 recomputes the derived groups (`System.rederive`), redraws the pictures that draw one of them, and answers. A *run* knob
 settles on release: the run goes to the process-wide queue (`worker.QUEUE`), the old picture stays, dimmed, until a partial
-picture and then the record replace it. All changes of a page happen in its own session, under its document's lock.
+picture and then the record replace it. What a page does, it does in one line (`turns.Turns`): one act at a time, in order.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import panel as pn
@@ -28,12 +27,11 @@ from widgets.running import Run
 from widgets.stage import Slot, Stage, changed_groups
 from widgets.style import page_style
 from widgets.sweeps import Sweep, Sweeping
+from widgets.turns import Turns, later
 from workbench import theme as themes
 from workbench.errors import InputError, WorkbenchError, unknown
 from workbench.record import Record
 from workbench.system import System
-
-AGAIN_S = 0.25  # after which a page looks whether a change still waits
 
 
 class Bench(Sweeping, Keeping, pn.viewable.Viewer):
@@ -60,9 +58,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         self.history: list[Run] = []
         self._number = 0  # of the run on show; 0 is the recorded one
         self._id = uuid.uuid4().hex[:8]
-        self._lock = threading.RLock()
-        self._changes: deque[Callable[[], None]] = deque()  # that wait for their turn in the page's session
-        self._messages = 0  # answered so far
+        self._turns = Turns(pn.state.curdoc)
         self._job: worker.Job | None = None
         self._sweep: Sweep | None = None
         self._visitor = ""  # the browser's key, once it has said hello
@@ -70,8 +66,6 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         self._warming: Future[None] | None = None
         self._ran_with: dict[str, Any] = {}
         self._public = served()
-        self._closed = False
-        self._doc = pn.state.curdoc
         self._build()
         self._open()
 
@@ -173,6 +167,11 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
     # ---- what the reader does ----------------------------------------------------------------------------------------
 
     def _heard(self, message: dict[str, Any]) -> None:
+        """Have done what a control asks, in its turn; a message that no script of ours sends is not acted on."""
+        if messages.well_formed(message):
+            self._turns.add(partial(self._answer, message, time.perf_counter()))
+
+    def _answer(self, message: dict[str, Any], asked: float) -> None:
         """Do what a control asked; an error of ours becomes a sentence on the page, any other a plain one and a log entry."""
         actions: dict[str, Callable[[dict[str, Any]], None]] = {
             "live": self._on_live, "settle": self._on_settle, "run": lambda _: self._start(), "preset": self._on_preset,
@@ -181,22 +180,18 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
             "sweep": self._on_sweep, "close": lambda _: self._close_sweep(), "hello": self._on_hello, "keep": self._on_keep,
             "download": self._on_download, "drag": self._on_drag,
         }  # fmt: skip
-        action = actions.get(str(message.get("kind")))
-        if action is None or not messages.well_formed(message):
+        action = actions.get(message["kind"])
+        if action is None:
             return
-        began = time.perf_counter()
-        with self._lock:
-            with pn.io.hold():
-                try:
-                    action(message)
-                except Exception as error:
-                    self._say(worker.sentence(error), "error")
-                    self._refresh_controls()
-                if message.get("seq"):
-                    (self.scrubber if message["kind"] == "step" else self.controls).ack = int(message["seq"])
-            self._messages += 1
+        try:
+            action(message)
+        except Exception as error:
+            self._say(worker.sentence(error), "error")
+            self._refresh_controls()
+        if message.get("seq"):
+            (self.scrubber if message["kind"] == "step" else self.controls).ack = int(message["seq"])
         if message["kind"] == "live":
-            operations.METRICS.took("move", time.perf_counter() - began)
+            operations.METRICS.took("move", time.perf_counter() - asked)
 
     def _set(self, values: dict[str, Any]) -> None:
         self.system.set(**{n: controls.read(self.system, n, raw, public=self._public) for n, raw in values.items()})
@@ -250,7 +245,8 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
 
     def _wear(self, theme: str) -> None:
         self.theme = self.header.theme = theme
-        self._page.css_classes = ["wb-page", "wb-column", *(["wb-dark"] if theme == "dark" else [])]
+        classes = ["wb-page", "wb-column", *(["wb-dark"] if theme == "dark" else [])]
+        later(lambda: self._page.param.update(css_classes=classes))
 
     def _on_step(self, message: dict[str, Any]) -> None:
         self._go_to(int(message["step"]))
@@ -354,8 +350,8 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         self.stage.dim(False)
         self.scrubber.param.update(count=count, step=self.step)
         self.tabs.param.update(labels=self.stage.tabs if len(self.stage.tabs) > 1 else [], chosen=self.stage.pair)
-        self.meters.object = meters.html(record)
-        self.growing.param.update(object="", visible=False)
+        self._write_meters(record)
+        self._grow("")
         self.header.param.update(state=state, detail=detail, progress=-1.0)
         self._write_link()
 
@@ -368,7 +364,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         self.record = new
         self.stage.show(new, self._options(), only=only, hero_first=True)
         if "meters" in only:
-            self.meters.object = meters.html(new)
+            self._write_meters(new)
         if self.stage.any_stale():
             self._on_page(lambda: self.stage.draw_stale(self._options()))
 
@@ -380,75 +376,35 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         self._write_link()
 
     def _write_link(self) -> None:
-        if self._public and pn.state.location is not None:
+        if self._public:
             extra = {"theme": self.theme if self.theme != "light" else "", "step": str(self.step) if self.step else ""}
-            pn.state.location.search = link.query(self.system, extra)
+            self.header.search = link.query(self.system, extra)
+
+    def _write_meters(self, record: Record) -> None:
+        html = meters.html(record)
+        later(lambda: self.meters.param.update(object=html))
+
+    def _grow(self, text: str) -> None:
+        """Show the text that a run has made so far; none takes it off the page."""
+        html = meters.growing(text) if text else ""
+        later(lambda: self.growing.param.update(object=html, visible=bool(text)))
 
     def _say(self, message: str, tone: str = "note") -> None:
         self.header.param.update(message=message, tone=tone)
 
     def _on_page(self, change: Callable[[], None]) -> None:
-        """Make a change in this page's session, from whatever thread, after what the reader's own messages changed."""
-        if self._closed:
-            return
-        self._changes.append(change)
-        if self._doc is None or self._doc.session_context is None:
-            with self._lock:
-                self._make_changes()
-        else:
-            self._schedule()
-            self._look_again()
+        """Make a change in its turn, after what the reader asked before. May be called from any thread."""
+        self._turns.add(partial(self._change, change))
 
-    def _look_again(self) -> None:
-        """Make sure that a change is made even if the call for it is lost.
-
-        A callback that another thread adds at the very moment in which Panel releases the events it held is dropped with them.
-        """
-        server = getattr(getattr(self._doc, "session_context", None), "server_context", None)
-        loop = getattr(getattr(server, "application_context", None), "io_loop", None)
-        if loop is not None:
-            loop.add_callback(lambda: loop.call_later(AGAIN_S, self._again))
-
-    def _again(self) -> None:
-        if self._changes and not self._closed:
-            self._schedule()
-            self._look_again()
-
-    def _schedule(self) -> None:
-        heard = self._messages
-        if not self._closed and self._doc is not None:
-            self._doc.add_next_tick_callback(lambda: self._drain(heard))
-
-    def _drain(self, heard: int) -> None:
-        """Make the changes that wait, in order. Runs on the server's loop, which must never wait for a page.
-
-        A message is answered on a thread of its own, and Panel queues what it sets for the loop's next turn. A change that was
-        queued before that answer must not overtake it: what it set would be overwritten by what is older.
-        """
-        if not self._lock.acquire(blocking=False):
-            if self._doc is not None:
-                self._doc.add_timeout_callback(self._schedule, 5)
-            return
+    def _change(self, change: Callable[[], None]) -> None:
         try:
-            if heard != self._messages:
-                self._schedule()
-            else:
-                self._make_changes()
-        finally:
-            self._lock.release()
-
-    def _make_changes(self) -> None:
-        with pn.io.hold():
-            while self._changes:
-                change = self._changes.popleft()
-                try:
-                    change()
-                except Exception as error:  # a page must outlive a picture that cannot be drawn
-                    self._say(worker.sentence(error), "error")
+            change()
+        except Exception as error:  # a page must outlive a picture that cannot be drawn
+            self._say(worker.sentence(error), "error")
 
     def close(self) -> None:
         """Stop this page's run and forget its records (called when its session ends)."""
-        self._closed = True
+        self._turns.close()
         self.cancel()
         self._job = None
         self.record = self.stage.record = None

@@ -10,7 +10,7 @@ import base64
 import binascii
 import logging
 import threading
-from functools import lru_cache
+from functools import lru_cache, partial
 from html import escape
 from typing import Any
 
@@ -23,6 +23,7 @@ from widgets.parts import Part, Picture, Scrubber, Tabs, asset, send_file, serve
 from widgets.recorded import recorded_run, ships_run
 from widgets.shelf import MAX_BYTES, Kept, Shelf, is_key, new_key
 from widgets.style import page_style
+from widgets.turns import Turns, later
 from workbench import system as systems
 from workbench import theme as themes
 from workbench import views
@@ -69,7 +70,7 @@ class Compare(pn.viewable.Viewer):
         super().__init__(**params)
         asked = _asked("theme")
         self.theme = asked if asked in themes.DESIGNS else "light"
-        self._lock = threading.RLock()
+        self._turns = Turns(pn.state.curdoc)
         self._shelf: Shelf | None = None
         self._upload: dict[str, Any] = {}
         self._meters: dict[str, Record] = {}  # of runs that stand on the plane only
@@ -104,21 +105,24 @@ class Compare(pn.viewable.Viewer):
     # ---- what the reader does ----------------------------------------------------------------------------------------
 
     def _heard(self, message: dict[str, Any]) -> None:
+        if messages.well_formed(message):
+            self._turns.add(partial(self._answer, message))
+
+    def _answer(self, message: dict[str, Any]) -> None:
         actions = {
             "hello": self._on_hello, "choose": self._on_choose, "rename": self._on_rename, "delete": self._on_delete,
             "download": self._on_download, "upload": self._on_upload, "theme": self._on_theme, "tab": self._on_tab,
             "step": self._on_step, "dismiss": lambda _: self._say(""), "words": lambda _: self._draw(),
         }  # fmt: skip
-        action = actions.get(str(message.get("kind")))
-        if action is None or not messages.well_formed(message):
+        action = actions.get(message["kind"])
+        if action is None:
             return
-        with self._lock, pn.io.hold():
-            try:
-                action(message)
-            except Exception as error:
-                self._say(worker.sentence(error), "error")
-            if message.get("seq"):
-                self.scrubber.ack = int(message["seq"])
+        try:
+            action(message)
+        except Exception as error:
+            self._say(worker.sentence(error), "error")
+        if message.get("seq"):
+            self.scrubber.ack = int(message["seq"])
 
     def _say(self, text: str, tone: str = "note") -> None:
         self.list.param.update(message=text, tone=tone)
@@ -202,7 +206,8 @@ class Compare(pn.viewable.Viewer):
 
     def _wear(self, theme: str) -> None:
         self.theme = self.list.theme = theme
-        self._page.css_classes = ["wb-page", "wb-column", *(["wb-dark"] if theme == "dark" else [])]
+        classes = ["wb-page", "wb-column", *(["wb-dark"] if theme == "dark" else [])]
+        later(lambda: self._page.param.update(css_classes=classes))
 
     def _on_tab(self, message: dict[str, Any]) -> None:
         names = self._pictures()
@@ -232,7 +237,8 @@ class Compare(pn.viewable.Viewer):
             self.view = names[0] if names else ""
         questions = [views.get(n).question for n in names]
         self.tabs.param.update(labels=questions if len(names) > 1 else [], chosen=names.index(self.view) if self.view else 0)
-        self.tables.object = tables_html(self.comparison) if self.comparison is not None else _advice(len(self.keys))
+        html = tables_html(self.comparison) if self.comparison is not None else _advice(len(self.keys))
+        later(lambda: self.tables.param.update(object=html))
         count = max((len(s) for s in self._steps()), default=0)
         self.step = min(self.step, max(0, count - 1))
         self.scrubber.param.update(count=count, step=self.step)

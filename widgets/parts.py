@@ -19,6 +19,8 @@ import plotly
 from bokeh.embed.bundle import extension_dirs
 from panel.custom import JSComponent
 
+from widgets.turns import Posted
+
 ASSETS = Path(__file__).parent / "assets"
 _PLOTLY = Path(plotly.__file__).parent / "package_data"
 extension_dirs["workbench-plotly"] = _PLOTLY  # any Bokeh server then serves it, `panel serve` and proxies included
@@ -37,7 +39,7 @@ def served() -> bool:
     return bool(doc and doc.session_context)
 
 
-class Part(JSComponent):
+class Part(Posted, JSComponent):
     """A component that hands messages of its browser half to `on_message`."""
 
     bench = param.String("", doc="Which page this belongs to: several can stand in one notebook.")
@@ -80,6 +82,7 @@ class Header(Part):
     command = param.String("", doc="The command line that makes it.")
     lacks = param.String("", doc="Changed knobs that an address cannot hold.")
     visitor = param.String("", doc="The key that the browser keeps for its shelf.")
+    search = param.String("", doc="What the address says after its path, on a page of our own.")
 
     _esm = asset("newest.js", "header.js")
 

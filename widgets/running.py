@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from widgets import meters, worker
+from widgets import worker
 from workbench.errors import WorkbenchError
 from workbench.record import Record
 from workbench.system import System
@@ -42,8 +41,6 @@ class Running:
     history: list[Run]
     header: Header
     stage: Stage
-    growing: Any
-    _lock: threading.RLock
     _job: worker.Job | None
     _warming: Future[None] | None
     _ran_with: dict[str, Any]
@@ -52,6 +49,7 @@ class Running:
     _show: Callable[..., None]
     _options: Callable[[], dict[str, Any]]
     _on_page: Callable[[Callable[[], None]], None]
+    _grow: Callable[[str], None]
     _rederive: Callable[[], None]
     _refresh_controls: Callable[[], None]
     _bring: Callable[..., None]
@@ -135,7 +133,7 @@ class Running:
 
     def _stopped(self, state: str, error: Exception | None) -> None:
         self.stage.dim(False)
-        self.growing.param.update(object="", visible=False)
+        self._grow("")
         if self.record is not None:
             self.stage.show(self.record, self._options())  # partial pictures go
         detail = "the last whole run is on show" if self.record is not None else "press Run to start again"
@@ -150,7 +148,7 @@ class Running:
         share = progress.done / progress.total if progress.total else -1.0
         percent = f"{share:.0%}" if share >= 0 else f"{progress.done}"
         self.header.param.update(state="running", detail=f"{progress.phase} {percent}".strip(), progress=min(share, 1.0))
-        self.growing.param.update(object=meters.growing(progress.text), visible=bool(progress.text))
+        self._grow(progress.text)
         if drawn is not None:
             slot = self.stage.slots["hero"]
             last = max(0, _last_step(drawn, slot.view.steps if slot.view else ""))

@@ -26,7 +26,6 @@ from widgets.gallery import Gallery
 from workbench import system as systems
 from workbench.errors import InputError, expected
 
-THREADS = 4  # sessions answered at the same time; runs have their own queue
 #: A closed page keeps its session, and its run, until the next of these checks after 15 s; a reload finds it again. No
 #: shorter lifetime: a browser that needs longer to connect would get a new session, whose style sheets Panel takes from its CDN.
 SESSION_MS = {"unused_session_lifetime_milliseconds": 15_000, "check_unused_sessions_milliseconds": 2_000}
@@ -87,7 +86,6 @@ def serve(
         then = "Name the host that visitors type, with --allow-origin HOST:PORT"
         raise InputError(expected("allowed origins", "at least one for a public server on every address", "none", then=then))
     _limit(limits or operations.Limits(), public, address)
-    pn.config.nthreads = THREADS  # type: ignore[misc]  # a setter that its stubs do not show
     routes = routes or pages(names)
     board = operations.Board(Path(tempfile.mkdtemp(prefix="workbench-figures-")))
     token = _token(public)

@@ -68,6 +68,8 @@ def test_tab_reaches_every_control_with_a_ring_and_a_name(live: Live, site: str)
 def test_tab_reaches_everything_on_the_other_pages(live: Live, site: str, path: str) -> None:
     live.page.goto(f"{site}/{path}")
     live.page.locator("button.theme").wait_for()
+    if path == "compare":
+        expect(live.page.get_by_role("button", name="upload a run")).to_be_enabled()  # once the shelf is open
     seen = walk_through(live.page)
     assert live.page.evaluate(WORKABLE)["missed"] == []
     assert [s for s in seen if not s["ring"] or not s["name"]] == []

@@ -39,6 +39,15 @@ export function render({ model }) {
     box.append(row)
   }
 
+  // What a reader is typing stays until it is sent or left, whatever arrives from the server meanwhile.
+  function typed(input, show) {
+    let typing = false, latest = null
+    input.addEventListener("input", () => { typing = true })
+    input.addEventListener("change", () => { typing = false })
+    input.addEventListener("blur", () => { if (typing) { typing = false; show(latest) } })
+    return (value) => { latest = value; if (!typing) show(value) }
+  }
+
   function range(spec) {
     const common = { min: spec.min, max: spec.max, step: spec.step }
     const slider = element("input", { type: "range", id: `knob-${spec.name}`, ...common })
@@ -55,11 +64,13 @@ export function render({ model }) {
     slider.addEventListener("pointerdown", () => hold(true))
     slider.addEventListener("pointerup", () => hold(false))
     number.addEventListener("change", () => settle(spec.name, number.value === "" ? spec.default : +number.value))
+    const showNumber = typed(number, (value) => { number.value = value })
     auto?.addEventListener("change", () => settle(spec.name, auto.checked ? null : +slider.value))
     const show = (value) => {
       const none = value === null
       if (auto) { auto.checked = none; slider.disabled = number.disabled = none }
-      if (none) { number.value = ""; number.placeholder = "auto" } else { slider.value = value; number.value = value }
+      if (none) number.placeholder = "auto"; else slider.value = value
+      showNumber(none ? "" : value)
       reset.hidden = value === spec.default
     }
     return { box, show }
@@ -93,7 +104,7 @@ export function render({ model }) {
       if (event.key === "Enter" && !(long && event.shiftKey)) { event.preventDefault(); input.blur() }
     })
     const text = (value) => (value === null ? "" : Array.isArray(value) ? JSON.stringify(value) : String(value))
-    return { box, show: (value) => { input.value = text(value); reset.hidden = text(value) === text(spec.default) } }
+    return { box, show: typed(input, (value) => { input.value = text(value); reset.hidden = text(value) === text(spec.default) }) }
   }
 
   // One of the pictures offered, or a file of the reader's own: sent once, decoded on the server, never stored.

@@ -51,10 +51,12 @@ export function render({ model }) {
   }
   const paint = () => paintPage(model, `${model.title} · Workbench`)
   for (const name of ["state", "detail", "progress", "message", "tone", "theme"]) model.on(name, show)
+  const address = () => { if (model.whole_page) history.replaceState(history.state, "", `${location.pathname}${model.search}${location.hash}`) }
   model.on("theme", paint)
+  model.on("search", address)
   model.on("msg:custom", saveFile)
   model.on("visitor", () => remember(model.visitor))
-  show(); paint()
+  show(); paint(); address()
   if (model.whole_page) model.send_msg({ kind: "hello", visitor: remembered() })
   if (model.ask_theme && window.matchMedia("(prefers-color-scheme: dark)").matches) model.send_msg({ kind: "theme", theme: "dark" })
   return root
