@@ -189,7 +189,10 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
             self._say(worker.sentence(error), "error")
             self._refresh_controls()
         if message.get("seq"):
-            (self.scrubber if message["kind"] == "step" else self.controls).ack = int(message["seq"])
+            part, name = {"step": (self.scrubber, "ack"), "settle": (self.controls, "heard")}.get(
+                message["kind"], (self.controls, "ack")
+            )
+            setattr(part, name, int(message["seq"]))
         if message["kind"] == "live":
             operations.METRICS.took("move", time.perf_counter() - asked)
 

@@ -94,6 +94,7 @@ class Controls(Part):
     values = param.Dict({}, doc="Present values by name.")
     presets = param.List([])
     ack = param.Integer(0, doc="Number of the last live move that has been drawn.")
+    heard = param.Integer(0, doc="Number of the last setting that has been answered.")
     fresh = param.Integer(0, doc="Counts the refreshes: a refused value leaves `values` as they were, yet must be shown.")
 
     _esm = asset("newest.js", "controls.js")

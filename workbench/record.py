@@ -39,6 +39,7 @@ class Record:
         self._base: Record | None = None  # what this record shares, while its own tree is not built
         self._fresh: dict[str, dict[str, np.ndarray]] = {}  # replaced groups, in the schema's dtypes
         self._fresh_attrs: dict[str, dict[str, Any]] = {}
+        self._moved: dict[str, Any] = {}  # live knobs that the replaced groups were made with
         self._columns: dict[tuple[str, str], np.ndarray] = {}
 
     @property
@@ -46,7 +47,7 @@ class Record:
         """The record as an `xarray.DataTree`; built on first use where groups were replaced (a slider does not wait for it)."""
         if self._tree is None:
             assert self._base is not None
-            parts: dict[str, Any] = {"/": self._base.tree.to_dataset(inherit=False)}
+            parts: dict[str, Any] = {"/": self._base.tree.to_dataset(inherit=False).assign_attrs(self.attrs)}
             parts |= {g: self._base[g] for g in self._base.groups}
             parts |= {g: dataset(g, values, self._fresh_attrs[g]) for g, values in self._fresh.items()}
             self._tree = build_tree(parts)
@@ -77,29 +78,35 @@ class Record:
         self,
         columns: Mapping[str, Mapping[str, np.ndarray]],
         group_attrs: Mapping[str, Mapping[str, Any]] | None = None,
+        knobs: Mapping[str, Any] | None = None,
     ) -> Record:
-        """Return a record that shares this one's arrays and has these groups added or replaced.
+        """Return a record that shares this one's arrays and has these groups added or replaced, made with these live `knobs`.
 
         A replaced group keeps its attributes where `group_attrs` gives no others.
         """
-        base = self if self._base is None else self._base
         made = Record.__new__(Record)
-        made._tree, made._base, made._columns = None, base, {}
+        made._tree, made._base, made._columns = None, self.as_run, {}
         made._fresh = self._fresh | {g: _typed(g, values) for g, values in columns.items()}
         made._fresh_attrs = self._fresh_attrs | {
             g: dict((group_attrs or {}).get(g) or (self.group_attrs(g) if g in self else {})) for g in columns
         }
+        made._moved = self._moved | dict(knobs or {})
         return made
+
+    @property
+    def as_run(self) -> Record:
+        """The record as its run or its file left it, without the groups that were replaced since."""
+        return self if self._base is None else self._base
 
     @property
     def attrs(self) -> dict[str, Any]:
         """What ran: system, knobs (JSON), seed, versions (JSON), device, kernels (JSON), ..."""
-        root = self if self._base is None else self._base
-        return {str(name): value for name, value in root.tree.attrs.items()}
+        kept = {str(n): v for n, v in self.as_run.tree.attrs.items()}
+        return kept | _plain_attrs({"knobs": json.loads(kept.get("knobs", "{}")) | self._moved} if self._moved else {})
 
     @property
     def knobs(self) -> dict[str, Any]:
-        """The knob values of the run."""
+        """The knob values of the run; of a live knob that has moved since, the value that made the groups it changes."""
         return json.loads(self.attrs.get("knobs", "{}"))
 
     @cached_property

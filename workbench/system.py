@@ -311,10 +311,15 @@ class System(param.Parameterized):
         return self.rederive(record)
 
     def rederive(self, record: Record) -> Record:
-        """Return the record with `derive`'s groups recomputed for the present live knobs."""
-        groups = self.derive(record)
+        """Return the record with `derive`'s groups recomputed for the present live knobs.
+
+        What an earlier replay made is set aside first, so that a knob moved there and back shows the run itself again.
+        """
+        run = record.as_run
+        groups = self.derive(run)
         labels = groups.pop("attrs", {})
-        return record.with_groups(groups, labels) if groups else record  # type: ignore[arg-type]
+        live = {name: plain(getattr(self, name)) for name, info in self.knobs().items() if info.live}
+        return run.with_groups(groups, labels, live) if groups else run  # type: ignore[arg-type]
 
     def _attrs(self, used: Mapping[str, Any]) -> dict[str, Any]:
         return {

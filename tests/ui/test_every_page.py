@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect
+from plotly.io.json import to_json_plotly as figure
 
 from tests.ui.conftest import Live
+from widgets.bench import Bench
 from widgets.controls import kind
 from widgets.recorded import recorded_run
+from widgets.stage import PAIR, changed_groups, options_of
 from workbench import system as systems
 from workbench import views
-from workbench.system import KnobInfo, System
+from workbench.system import KnobInfo, System, plain
 
 KEYS = sorted(key for key, entry in systems.registry().items() if not entry.error)
 
@@ -33,14 +36,15 @@ def site(browser: Any) -> Iterator[str]:
     server.stop()
 
 
-def other_value(system: type[System], info: KnobInfo) -> Any:
-    """Return a legal value of a live knob that is not its default."""
+def other_value(system: System, info: KnobInfo) -> Any:
+    """Return a legal value of a live knob that is not its present one."""
+    now = getattr(system, info.name)
     if kind(info) == "range":
         low, high = info.bounds or (0, 1)
-        return low if info.default != low else high
+        return low if now != low else high
     if kind(info) == "check":
-        return not info.default
-    return next(choice for choice in info.choices or [] if choice != info.default)
+        return not now
+    return next(choice for choice in info.choices or [] if choice != now)
 
 
 def move(live: Live, info: KnobInfo, value: Any) -> None:
@@ -64,6 +68,24 @@ def test_every_system_ships_a_recorded_run_that_its_views_draw(key: str) -> None
     assert set(undrawn) <= set(systems.get(key).sometimes)
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_a_live_knob_moved_there_and_back_shows_the_run_itself(key: str) -> None:
+    record, cls = recorded_run(key), systems.get(key)
+    assert record is not None
+    system = cls(**{n: v for n, v in record.knobs.items() if n in cls.knobs()})
+    first = system.rederive(record)
+    for info in (k for k in cls.knobs().values() if k.live and kind(k) in {"range", "choice", "check"}):
+        start = getattr(system, info.name)
+        system.set(**{info.name: other_value(system, info)})
+        moved = system.rederive(first)
+        assert changed_groups(first, moved), f"{info.name} changes nothing"
+        assert moved.knobs[info.name] == plain(getattr(system, info.name))
+        system.set(**{info.name: start})
+        back = system.rederive(moved)
+        assert not changed_groups(first, back), f"{info.name} does not come back"
+        assert back.knobs == first.knobs
+
+
 def settled(live: Live) -> list[str]:
     """Return the drawings once none has been added for a third of a second."""
     last, since = live.drawings(), 0
@@ -74,20 +96,35 @@ def settled(live: Live) -> list[str]:
     return last
 
 
-def changes_a_picture(live: Live, system: type[System], info: KnobInfo) -> bool:
-    """Return whether a live knob redraws a picture that is on show under one of the tabs; the knob is moved back."""
-    tabs = live.page.locator(".choices button")
-    for index in range(max(1, tabs.count())):
-        if tabs.count():
-            tabs.nth(index).click()
-        before = settled(live)
-        move(live, info, other_value(system, info))
-        after = settled(live)
-        move(live, info, info.default)
-        settled(live)
-        if after != before:
-            return True
-    return False
+def first_that_reacts(page: Bench, info: KnobInfo) -> tuple[str, int]:
+    """Return the question of a picture that a live knob of the page changes, and the tab it stands under (-1: always on show)."""
+    assert page.record is not None
+    new = type(page.system)(**page.system.values() | {info.name: other_value(page.system, info)}).rederive(page.record)
+    options = page._options()
+    always = [name for name in type(page.system).shows if name not in page.stage.further]
+    for name in [*always, *page.stage.further]:
+        view = views.get(name)
+        chosen = options_of(view, options)
+        if not (view.draws(page.record) and view.draws(new)) or figure(view.spec(page.record, **chosen)) == figure(
+            view.spec(new, **chosen)
+        ):
+            continue
+        return view.question, page.stage.further.index(name) // PAIR if name in page.stage.further else -1
+    pytest.fail(f"{info.name} changes no picture under any tab")
+
+
+def reacts(live: Live, page: Bench, info: KnobInfo) -> None:
+    """Move a live knob and see the picture drawn anew that it changes; move it back."""
+    question, tab = first_that_reacts(page, info)
+    if tab >= 0 and live.page.locator(".choices button").count():
+        live.page.locator(".choices button").nth(tab).click()
+    picture = live.picture(question)
+    picture.locator(".js-plotly-plot").first.wait_for()
+    settled(live)
+    for value in (other_value(page.system, info), getattr(page.system, info.name)):
+        before = str(picture.get_attribute("data-drawn"))
+        move(live, info, value)
+        expect(picture, f"{info.name} redraws {question!r}").not_to_have_attribute("data-drawn", before)
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -96,8 +133,11 @@ def test_live_knobs_and_every_picture_of_the_page(live: Live, site: str, key: st
     live.open(f"{site}/{key}", state="recorded")
     live.hero.wait_for()
     expect(live.page.locator("h1")).to_have_text(system.title)
+    kept = recorded_run(key)
+    assert kept is not None
+    page = Bench(system(**{n: v for n, v in kept.knobs.items() if n in system.knobs()}))
     for info in (k for k in system.knobs().values() if k.live and kind(k) in {"range", "choice", "check"}):
-        assert changes_a_picture(live, system, info), f"{info.name} changes no picture under any tab"
+        reacts(live, page, info)
         expect(live.page.locator(".banner[data-tone=error]")).to_be_hidden()
     tabs = live.page.locator(".choices button")
     for index in range(tabs.count()):

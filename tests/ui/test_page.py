@@ -157,6 +157,17 @@ def test_double_click_and_reset_bring_the_default_back(live: Live, site: str) ->
     expect(live.page.locator("#knob-threshold")).to_have_value("2")
 
 
+def test_an_explanation_that_closes_does_not_swallow_a_click_below_it(live: Live, site: str) -> None:
+    live.open(f"{site}/walk")
+    live.page.get_by_text("Advanced").click()
+    live.page.locator("#knob-model").focus()
+    expect(live.page.locator("[data-knob=model] .doc")).to_be_visible()
+    live.page.locator("#knob-strict").click()
+    expect(live.page.locator("#knob-strict")).to_be_checked()
+    expect(live.page.locator("[data-knob=strict] .doc")).to_be_visible()
+    expect(live.page.locator("[data-knob=model] .doc")).to_be_hidden()
+
+
 def test_presets_set_and_run(live: Live, site: str) -> None:
     live.open(f"{site}/walk")
     live.page.get_by_role("button", name="small").click()

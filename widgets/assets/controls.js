@@ -5,7 +5,10 @@ export function render({ model }) {
   model.on("ack", () => live.done(model.ack))
 
   const move = (name, value) => live.push({ values: { [name]: value } }, (a, b) => ({ values: { ...a.values, ...b.values } }))
-  const settle = (name, value) => model.send_msg({ kind: "settle", values: { [name]: value } })
+  // A knob that has just been set shows what its reader chose until the server has answered that very message.
+  let told = 0
+  const waits = new Map() // name -> number of the message that set it
+  const settle = (name, value) => { waits.set(name, ++told); model.send_msg({ kind: "settle", values: { [name]: value }, seq: told }) }
   const hold = (on) => window.dispatchEvent(new CustomEvent("wb-hold", { detail: { bench: model.bench, on } }))
 
   function shell(spec, ...controls) {
@@ -129,7 +132,7 @@ export function render({ model }) {
     if (!specs.length) return null
     const boxes = specs.map((spec) => {
       const knob = builders[spec.kind](spec)
-      knobs.set(spec.name, { spec, show: knob.show })
+      knobs.set(spec.name, { spec, show: knob.show, box: knob.box })
       return knob.box
     })
     return element("section", {}, title ? element("h2", {}, title, element("small", {}, hint)) : null, ...boxes)
@@ -150,13 +153,26 @@ export function render({ model }) {
     if (event.key === "Enter" && (event.target.type === "range" || event.target.type === "checkbox")) model.send_msg({ kind: "run" })
   })
 
+  // The knob that has the focus is explained. A text that opens or closes moves the knobs below it, so it waits for the finger to
+  // be lifted: a click whose press and release find different places is none.
+  let explained = null, pressed = false
+  const explain = () => knobs.forEach((knob, name) => knob.box.classList.toggle("explained", name === explained))
+  const focused = (event) => { explained = event.type === "focusin" ? event.target.closest(".knob")?.dataset.knob ?? null : null; if (!pressed) explain() }
+  const press = () => { pressed = true }, lift = () => setTimeout(() => { pressed = false; explain() })
+  root.addEventListener("focusin", focused)
+  root.addEventListener("focusout", focused)
+  window.addEventListener("pointerdown", press, true)
+  for (const name of ["pointerup", "pointercancel"]) window.addEventListener(name, lift, true)
+  model.on("remove", () => { window.removeEventListener("pointerdown", press, true); for (const name of ["pointerup", "pointercancel"]) window.removeEventListener(name, lift, true) })
+
   const held = () => root.getRootNode().activeElement?.type === "range" && root.querySelector("input[type=range]:active")
   const show = () => knobs.forEach((knob, name) => {
     const input = held()
-    if (!(input && input.id === `knob-${name}`)) knob.show(model.values[name])
+    if ((waits.get(name) ?? 0) <= model.heard && !(input && input.id === `knob-${name}`)) knob.show(model.values[name])
   })
   model.on("values", show)
   model.on("fresh", show)
+  model.on("heard", show)
   show()
   return root
 }
