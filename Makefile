@@ -7,6 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 TESTS ?= tests
+WORKERS ?= 2
 
 .PHONY: serve test nightly audit lab bench lint model install chromium gpu-test gpu-bench binder-proof clean help
 .DEFAULT_GOAL := help
@@ -43,7 +44,7 @@ lint: $(INSTALLED) ## format, lint and types
 	$(RUN) -m mypy
 
 test: lint model chromium ## everything: lint, types, tests, browser and notebooks
-	$(RUN) -m pytest -m 'not long' --durations=40 --durations-min=3 $(TESTS)
+	$(RUN) -m pytest -m 'not long' -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=40 --durations-min=3 $(TESTS)
 
 nightly: lint model chromium ## the long profiles: fuzz with 10,000 cases, and what is marked long
 	WORKBENCH_FUZZ=nightly $(RUN) -m pytest tests/test_fuzz.py

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +13,6 @@ from tests.views.simulator import run_attrs
 from workbench import export
 from workbench.errors import InputError, StorageError, WorkbenchError
 from workbench.record import Record
-
-
-@contextlib.contextmanager
-def opened(page: Path) -> Iterator[tuple[Any, list[str]]]:
-    """Open a file in a Chromium; what it asks of a network, and what it says on its console, is collected."""
-    from tests.ui.conftest import FLAGS, chromium
-
-    path = chromium()
-    from playwright.sync_api import sync_playwright
-
-    problems: list[str] = []
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=FLAGS)
-        tab = browser.new_page(viewport={"width": 1000, "height": 800}, color_scheme="light")
-        tab.on("console", lambda m: problems.append(m.text))
-        tab.on("pageerror", lambda e: problems.append(str(e)))
-        tab.on("request", lambda r: problems.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
-        tab.goto(page.as_uri())
-        yield tab, problems
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -187,39 +165,39 @@ def test_a_picture_file_is_drawn_without_a_page(record: Record, tmp_path: Path) 
 
 
 @pytest.mark.ui
-def test_the_page_answers_a_pointer_and_saves_its_pictures(page: Path, record: Record) -> None:
-    with opened(page) as (tab, problems):
-        tab.wait_for_selector("#speed_quality .main-svg")
-        tab.locator("#speed_quality").scroll_into_view_if_needed()
-        tab.locator("#speed_quality .points path").first.hover(force=True)
-        tab.wait_for_selector("#speed_quality .hovertext")
-        for kind, start in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
-            with tab.expect_download() as saved:
-                tab.locator("button[data-view=token_tree]", has_text=kind).click()
-            assert saved.value.suggested_filename == f"token_tree-step-0.{kind.lower()}"
-            assert Path(saved.value.path()).read_bytes().startswith(start)
-        tab.locator("#token_tree ~ details summary").click()
-        assert tab.inner_text("#token_tree-words").split() == record.text("token_tree", step=0).split()
-    assert problems == []
+def test_the_page_answers_a_pointer_and_saves_its_pictures(page: Path, record: Record, offline: Any) -> None:
+    tab = offline(page)
+    tab.wait_for_selector("#speed_quality .main-svg")
+    tab.locator("#speed_quality").scroll_into_view_if_needed()
+    tab.locator("#speed_quality .points path").first.hover(force=True)
+    tab.wait_for_selector("#speed_quality .hovertext")
+    for kind, start in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
+        with tab.expect_download() as saved:
+            tab.locator("button[data-view=token_tree]", has_text=kind).click()
+        assert saved.value.suggested_filename == f"token_tree-step-0.{kind.lower()}"
+        assert Path(saved.value.path()).read_bytes().startswith(start)
+    tab.locator("#token_tree ~ details summary").click()
+    assert tab.inner_text("#token_tree-words").split() == record.text("token_tree", step=0).split()
+    assert offline.problems == []
 
 
 @pytest.mark.ui
-def test_the_scrubber_moves_by_keys_and_the_design_changes(page: Path, record: Record) -> None:
+def test_the_scrubber_moves_by_keys_and_the_design_changes(page: Path, record: Record, offline: Any) -> None:
     from workbench import views
 
-    with opened(page) as (tab, problems):
-        tab.wait_for_selector("#speed_quality .main-svg")
-        assert tab.text_content("#where") == "step 0 of 5"
-        tab.keyboard.press("ArrowRight")
-        tab.keyboard.press("ArrowRight")
-        assert tab.text_content("#where") == "step 2 of 5"
-        assert tab.text_content("#token_tree-caption") == views.get("token_tree").describe(record, step=2)
-        tab.keyboard.press("End")
-        assert tab.text_content("#text_strip-caption") == views.get("text_strip").describe(record, step=5)
-        tab.locator("#scrub").fill("3")
-        assert tab.text_content("#where") == "step 3 of 5"
-        tab.click("#theme")
-        tab.wait_for_function(
-            "getComputedStyle(document.querySelector('#token_tree .main-svg')).backgroundColor === 'rgb(18, 21, 26)'"
-        )
-    assert problems == []
+    tab = offline(page)
+    tab.wait_for_selector("#speed_quality .main-svg")
+    assert tab.text_content("#where") == "step 0 of 5"
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    assert tab.text_content("#where") == "step 2 of 5"
+    assert tab.text_content("#token_tree-caption") == views.get("token_tree").describe(record, step=2)
+    tab.keyboard.press("End")
+    assert tab.text_content("#text_strip-caption") == views.get("text_strip").describe(record, step=5)
+    tab.locator("#scrub").fill("3")
+    assert tab.text_content("#where") == "step 3 of 5"
+    tab.click("#theme")
+    tab.wait_for_function(
+        "getComputedStyle(document.querySelector('#token_tree .main-svg')).backgroundColor === 'rgb(18, 21, 26)'"
+    )
+    assert offline.problems == []

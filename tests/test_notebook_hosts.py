@@ -170,10 +170,8 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.notebook
 @pytest.mark.ui
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:Your element with mimetype")
-def test_a_notebook_turned_into_html_keeps_its_pictures(executed: Any, tmp_path: Path) -> None:
+def test_a_notebook_turned_into_html_keeps_its_pictures(executed: Any, browser: Any, tmp_path: Path) -> None:
     from nbconvert import HTMLExporter
-
-    from tests.ui.conftest import FLAGS, chromium
 
     outputs = [o for c in executed.cells for o in c.outputs]
     shown = [o for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
@@ -185,16 +183,11 @@ def test_a_notebook_turned_into_html_keeps_its_pictures(executed: Any, tmp_path:
     html, _ = HTMLExporter().from_notebook_node(executed)
     page = tmp_path / "book.html"
     page.write_text(html, encoding="utf-8")
-    path = chromium()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=FLAGS)
-        tab = browser.new_page()
-        tab.route("**/*", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort())
-        tab.goto(page.as_uri(), wait_until="domcontentloaded")
-        tab.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .main-svg').length >= 2 * 3")
-        tab.locator("figure.picture[data-drawn] .js-plotly-plot").first.wait_for()
-        assert tab.evaluate("document.querySelectorAll('.js-plotly-plot').length") == 3, "beside those of the live page"
-        assert "Record of rsd" in tab.inner_text("body")
-        browser.close()
+    tab = browser.new_page()
+    tab.route("**/*", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort())
+    tab.goto(page.as_uri(), wait_until="domcontentloaded")
+    tab.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .main-svg').length >= 2 * 3")
+    tab.locator("figure.picture[data-drawn] .js-plotly-plot").first.wait_for()
+    assert tab.evaluate("document.querySelectorAll('.js-plotly-plot').length") == 3, "beside those of the live page"
+    assert "Record of rsd" in tab.inner_text("body")
+    tab.close()

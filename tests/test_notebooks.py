@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -60,4 +61,5 @@ def test_notebook_runs(script: Path, tmp_path: Path) -> None:
     print(f"{script.name}: {seconds:.0f} s, {len(figures)} figures")
     assert figures
     assert not [output for output in outputs if output.get("name") == "stderr"], "a notebook prints no warnings"
-    assert seconds < SECONDS
+    # Where tests run beside each other a notebook has its share of the two cores.
+    assert seconds < SECONDS * int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))

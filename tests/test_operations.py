@@ -15,14 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks._visitor import Visitor
-from widgets import bench, operations, running, serve
+from widgets import operations, running, serve
 from widgets.recorded import recorded_run
 from widgets.shelf import new_key
 from widgets.worker import Job, RunQueue
@@ -99,36 +98,6 @@ def test_a_page_keeps_no_more_runs_than_its_share_of_memory(monkeypatch: pytest.
     assert [r.number for r in running._recent(runs)] == [37, 38, 39]
     monkeypatch.setattr(running, "MAX_HISTORY_BYTES", 1)
     assert [r.number for r in running._recent(runs)] == [39]
-
-
-def test_a_word_of_a_run_arrives_even_if_the_call_for_it_is_lost() -> None:
-    """Panel may drop a callback that a worker's thread adds while it releases held events: the page looks again."""
-    later: list[Callable[[], None]] = []
-    dropped: list[Callable[[], None]] = []
-
-    class Loop:
-        def add_callback(self, call: Callable[[], None]) -> None:
-            call()
-
-        def call_later(self, seconds: float, call: Callable[[], None]) -> None:
-            later.append(call)
-
-    class Document:
-        session_context = SimpleNamespace(server_context=SimpleNamespace(application_context=SimpleNamespace(io_loop=Loop())))
-
-        def add_next_tick_callback(self, call: Callable[[], None]) -> None:
-            call() if dropped else dropped.append(call)
-
-    shipped, cls = recorded_run("rsd"), systems.get("rsd")
-    assert shipped is not None
-    page = bench.Bench(cls(**{n: v for n, v in shipped.knobs.items() if n in cls.knob_names()}))  # nothing is left to run
-    page._doc = Document()  # type: ignore[assignment]
-    page._on_page(lambda: page._say("the run is over"))
-    assert page.header.message == ""
-    later.pop(0)()
-    assert page.header.message == "the run is over"
-    later.pop(0)()
-    assert not later, "it must not look for ever"
 
 
 def test_a_run_that_takes_too_long_is_stopped_with_a_sentence() -> None:

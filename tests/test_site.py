@@ -135,42 +135,28 @@ def poisoned(steps: int = 3) -> Record:
 
 
 @pytest.mark.ui
-def test_cards_lead_to_pages_and_a_hostile_record_is_only_text(runs: Path, tmp_path: Path) -> None:
-    from tests.ui.conftest import FLAGS, chromium
-
-    path = chromium()
-    from playwright.sync_api import sync_playwright
-
+def test_cards_lead_to_pages_and_a_hostile_record_is_only_text(runs: Path, tmp_path: Path, offline: Any) -> None:
     folder = tmp_path / "runs"
     folder.mkdir()
     (folder / "a.zarr.zip").write_bytes((runs / "First run.zarr.zip").read_bytes())
     poisoned().save(folder / "evil.zarr.zip")
     made = site.write_site(folder, tmp_path / "site")
-    problems: list[str] = []
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=FLAGS)
-        tab = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme="dark")
-        tab.on("console", lambda m: problems.append(m.text))
-        tab.on("pageerror", lambda e: problems.append(str(e)))
-        tab.on("dialog", lambda d: problems.append(d.message))
-        tab.on("request", lambda r: problems.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
-        tab.goto(made.index.as_uri())
-        tab.wait_for_selector("article:first-of-type .main-svg")
-        assert tab.locator("article").count() == 2
-        assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
-        assert "window.stolen = 1" in tab.inner_text("article:last-of-type")
-        tab.click("#theme")
-        tab.locator("article h2 a").first.click()
-        tab.wait_for_selector("#token_tree .main-svg")
-        assert tab.evaluate("document.documentElement.dataset.theme") == "light", "the reader's choice goes along"
-        tab.keyboard.press("ArrowRight")
-        assert tab.text_content("#where") == "step 1 of 4"
-        tab.get_by_role("link", name="all runs").click()
-        tab.wait_for_selector("article .main-svg")
-        for page in (made.index, made.index.parent / "evil.html"):
-            tab.goto(page.as_uri())
-            tab.wait_for_selector(".main-svg")
-            assert tab.evaluate("window.stolen") is None
-        assert "window.stolen = 1" in tab.inner_text("#text_strip-words, h1")
-        browser.close()
-    assert problems == []
+    tab = offline(made.index, "dark")
+    tab.wait_for_selector("article:first-of-type .main-svg")
+    assert tab.locator("article").count() == 2
+    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert "window.stolen = 1" in tab.inner_text("article:last-of-type")
+    tab.click("#theme")
+    tab.locator("article h2 a").first.click()
+    tab.wait_for_selector("#token_tree .main-svg")
+    assert tab.evaluate("document.documentElement.dataset.theme") == "light", "the reader's choice goes along"
+    tab.keyboard.press("ArrowRight")
+    assert tab.text_content("#where") == "step 1 of 4"
+    tab.get_by_role("link", name="all runs").click()
+    tab.wait_for_selector("article .main-svg")
+    for page in (made.index, made.index.parent / "evil.html"):
+        tab.goto(page.as_uri())
+        tab.wait_for_selector(".main-svg")
+        assert tab.evaluate("window.stolen") is None
+    assert "window.stolen = 1" in tab.inner_text("#text_strip-words, h1")
+    assert offline.problems == []

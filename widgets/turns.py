@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
 
+import dask.base  # noqa: F401  # xarray imports it when it is first asked; two threads that ask together find half a package
 import panel as pn
 from panel.io.state import set_curdoc
 

@@ -383,6 +383,71 @@ def test_an_extracted_expert_is_the_dense_layer_with_the_others_silent(small: An
         assert torch.equal(everything(x), block(x))
 
 
+def greedy_alone(model: Any, masks: np.ndarray, table: np.ndarray, prompt: np.ndarray, count: int) -> list[int]:
+    """Return prompt and greedy continuation of one request read by itself, each token with its own expert's neurons only."""
+    ids, mask = prompt.tolist(), torch.from_numpy(masks.astype(np.float32))
+    for _ in range(count):
+        chosen = torch.from_numpy(table[ids])
+        with neurons.watching(lambda layer, acts, chosen=chosen: acts * mask[layer][chosen]):
+            ids.append(int(neurons.view(model)(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids
+
+
+class Served:
+    """Requests read together: attention by request, each expert's extracted layer once for all tokens of a batch that need it."""
+
+    def __init__(self, model: Any, masks: np.ndarray, table: np.ndarray, prompts: list[np.ndarray]) -> None:
+        self.model, self.table = model, table
+        self.parts = [[cut.extract(b, m) for m in layer] for b, layer in zip(neurons.feed_forward(model), masks)]
+        self.ids = [prompt.tolist() for prompt in prompts]
+        self.done = [0] * len(prompts)
+        self.inputs = [[torch.zeros(0, 16) for _ in prompts] for _ in self.parts]  # of each layer, of the tokens read so far
+
+    def read(self, take: dict[int, int]) -> None:
+        """Read the next tokens of some requests as one batch; whoever has read all it knows writes its next token."""
+        core, order = self.model.model, sorted(take)
+        fresh = {r: self.ids[r][self.done[r] : self.done[r] + take[r]] for r in order}
+        assert all(len(fresh[r]) == take[r] for r in order), "a token is read before it is written"
+        expert = torch.from_numpy(self.table[[t for r in order for t in fresh[r]]])
+        hidden = core.embed_tokens(torch.tensor([t for r in order for t in fresh[r]]))
+        for block, parts, kept in zip(core.layers, self.parts, self.inputs):
+            seen = []
+            for r, rows in zip(order, hidden.split([take[r] for r in order])):
+                kept[r] = torch.cat([kept[r], rows])
+                where = core.rotary_emb(kept[r][None], torch.arange(len(kept[r]))[None])
+                looked = block.self_attn(block.input_layernorm(kept[r])[None], position_embeddings=where, attention_mask=None)[0]
+                seen.append(looked[0, -take[r] :])
+            hidden = hidden + torch.cat(seen)
+            x, out = block.post_attention_layernorm(hidden), torch.zeros_like(hidden)
+            for e, part in enumerate(parts):
+                out[expert == e] = part(x[expert == e])
+            hidden = hidden + out
+        ends = hidden.split([take[r] for r in order])
+        for r, rows in zip(order, ends):
+            self.done[r] += take[r]
+            if self.done[r] == len(self.ids[r]):
+                self.ids[r].append(int(self.model.lm_head(core.norm(rows[-1:])).argmax()))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("batching", serving.BATCHINGS)
+def test_batching_changes_the_order_and_no_generated_token(small: Any, batching: str) -> None:
+    rng = np.random.default_rng(11)
+    masks, table, new = cut.masks(rng.random((3, 4, 40)), 0.4), rng.integers(0, 4, 60), 8
+    prompts = [rng.integers(1, 60, n) for n in (5, 3, 9, 4, 6)]
+    alone = [greedy_alone(small, masks, table, prompt, new) for prompt in prompts]
+    assert len({tuple(a[-new:]) for a in alone}) > 1
+    sizes = np.array([len(prompt) for prompt in prompts])
+    expert = np.stack([np.pad(table[a], (0, 32 - len(a))) for a in alone])
+    asked = Requests(expert, sizes, sizes + new - 1, rng.exponential(0.1, len(prompts)))
+    rules = Rules(batching=batching, max_tokens=7, arrival_rate=30.0, cache_size=2)
+    batches, server = batches_by_hand(asked, serve(asked, MACHINE, rules), rules), Served(small, masks, table, prompts)
+    assert max(len(take) for take in batches) > 2, "requests share batches"
+    for take in batches:
+        server.read(take)
+    assert server.ids == alone
+
+
 def test_activation_means_are_those_of_the_inputs_of_down_proj(small: Any) -> None:
     ids = np.random.default_rng(3).integers(0, 60, (3, 7))
     inputs: dict[int, list[torch.Tensor]] = {}

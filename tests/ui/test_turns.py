@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+
+from bokeh.document import Document
+from tornado.ioloop import IOLoop
 
 from tests.ui import walk
 from tests.ui.conftest import Live
@@ -56,6 +61,43 @@ def test_later_waits_for_the_end_of_the_act_on_this_thread() -> None:
         assert len(turns._here.news) == 1
     finally:
         turns._here.news = None
+
+
+def test_in_a_session_acts_are_done_on_threads_and_handed_over_on_the_loop() -> None:
+    loop, document = IOLoop(make_current=False), Document()
+    ticking = threading.Thread(target=loop.start)
+
+    class Session:
+        destroyed = False
+        server_context = SimpleNamespace(application_context=SimpleNamespace(io_loop=loop))
+
+        async def with_locked_document(self, func: Callable[[Document], Awaitable[None]]) -> None:
+            assert threading.current_thread() is ticking
+            await func(document)
+
+    session = Session()
+    document._session_context = lambda: session  # type: ignore[assignment, return-value]
+    line, done, told, over = Turns(document), [], [], threading.Event()
+
+    def act(number: int) -> None:
+        assert threading.current_thread() is not ticking
+        done.append(number)
+        later(lambda: told.append((number, threading.current_thread() is ticking)))
+        if number == 39:
+            later(over.set)
+
+    ticking.start()
+    for number in range(40):
+        line.add(lambda number=number: act(number))  # type: ignore[misc]
+    assert over.wait(20)
+    line.add(lambda: 1 / 0)  # goes to the log; the line lives on
+    line.close()
+    line.add(lambda: done.append(-1))
+    loop.add_callback(loop.stop)
+    ticking.join()
+    loop.close()
+    assert done == list(range(40))
+    assert told == [(number, True) for number in range(40)]
 
 
 def test_no_part_takes_back_what_it_was_given() -> None:
