@@ -8,6 +8,7 @@ import numpy as np
 
 from workbench import theme as house
 from workbench.views import View
+from workbench.views.attention_grid import colours
 from workbench.views.common import Spec, revision, table, texts
 from workbench.views.routing_grid import words
 
@@ -35,7 +36,7 @@ def _chance(record: Record) -> float:
 
 
 def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
-    """Return overlap with the final choice over steps, and beside it the loss, the balance loss and the last run's loads."""
+    """Return overlap with the final choice over steps, and beside it the loss, the balance loss and the load of each expert."""
     d, step = house.design(theme), record.column("training", "step")
     data: list[Spec] = []
     runs = list(dict.fromkeys(name for name, _, _ in _parts(record)))
@@ -52,13 +53,15 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
                 "type": "scatter", "mode": "lines+markers", "x": step[rows].tolist(), "y": record.column("training", "loss")[rows].round(4).tolist(), "name": f"loss {name}", "xaxis": "x2",
                 "yaxis": "y2", "showlegend": False, "line": {"color": colour, "width": 2}, "marker": {"size": 5, "color": colour}, "hovertemplate": "step %{x}: loss %{y:.2f}<extra></extra>",
             })  # fmt: skip
+    data.append(_loads(record, theme))
     chance = _chance(record)
     log = {"type": "log", "dtick": 1, "range": [float(np.log10(step.min())) - 0.05, float(np.log10(step.max())) + 0.05]}
     layout: Spec = {
-        "height": 380, "showlegend": True,
+        "height": 460, "showlegend": True,
         "xaxis": log | {"domain": [0, 0.56], "title": {"text": "training step"}}, "yaxis": {"range": [0, 1.03], "tickformat": ".0%", "title": {"text": "experts kept until the end"}},
-        "xaxis2": log | {"domain": [0.66, 1], "anchor": "y2", "showticklabels": False}, "yaxis2": {"domain": [0.56, 1], "anchor": "x2", "title": {"text": "held-out loss"}},
-        "xaxis3": log | {"domain": [0.66, 1], "anchor": "y3", "title": {"text": "training step"}}, "yaxis3": {"domain": [0, 0.46], "anchor": "x3", "title": {"text": "balance loss"}},
+        "xaxis2": log | {"domain": [0.66, 1], "anchor": "y2", "showticklabels": False}, "yaxis2": {"domain": [0.72, 1], "anchor": "x2", "title": {"text": "held-out loss"}},
+        "xaxis3": log | {"domain": [0.66, 1], "anchor": "y3", "showticklabels": False}, "yaxis3": {"domain": [0.4, 0.66], "anchor": "x3", "title": {"text": "balance loss"}},
+        "xaxis4": {"type": "category", "domain": [0.66, 1], "anchor": "y4", "showgrid": False, "title": {"text": "training step"}}, "yaxis4": {"domain": [0, 0.3], "anchor": "x4", "dtick": 2, "title": {"text": "expert"}},
         "shapes": [], "annotations": [],
     }  # fmt: skip
     if chance == chance:
@@ -77,6 +80,18 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
         })  # fmt: skip
         layout["shapes"][0] = {k: (int(v) if isinstance(v, np.integer) else v) for k, v in layout["shapes"][0].items()}
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "router_film"))
+
+
+def _loads(record: Record, theme: str) -> Spec:
+    """Return the share of the choices that each expert of the first expert layer of the first run takes, step by step."""
+    rows = _parts(record)[0][2]
+    share = record.column("training", "load")[rows].T
+    return {
+        "type": "heatmap", "z": share.round(4).tolist(), "x": [str(s) for s in record.column("training", "step")[rows].tolist()], "y": list(range(len(share))),
+        "xaxis": "x4", "yaxis": "y4", "zmin": 0, "zmax": round(max(2 / len(share), float(share.max())), 2), **colours(theme), "xgap": 1, "ygap": 1,
+        "colorbar": {"title": {"text": "load", "side": "right"}, "tickformat": ".0%", "thickness": 10, "len": 0.34, "y": 0.15},
+        "name": "load", "hovertemplate": "step %{x}: expert %{y} takes %{z:.1%}<extra></extra>",
+    }  # fmt: skip
 
 
 def _half(record: Record, rows: np.ndarray) -> int:
@@ -122,7 +137,8 @@ VIEW = View(
     question="When is the routing learnt?",
     reading=(
         "Left: for each token of a fixed held-out probe, the share of its experts that it also has at the end of the training, by step (logarithmic); the dashed line is what two unrelated routers "
-        "would share. Right: the held-out loss, and the load-balance loss (the number of choices, 2, at perfect balance). Blue was trained with the two router losses, red without; "
+        "would share. Right: the held-out loss, the load-balance loss (the number of choices, 2, at perfect balance), and the share of the choices that each expert of the first expert "
+        "layer takes (even columns are balance; with the router losses). Blue was trained with the two router losses, red without; "
         "dashes tell the layers with experts apart."
     ),
     draw=draw,
