@@ -365,9 +365,10 @@ def versions() -> dict[str, str]:
 def device_name() -> str:
     """Return the processor (and GPU, if one is used) as a reader would name it."""
     import os
-    import sys
 
-    torch = sys.modules.get("torch")
+    from workbench import threads
+
+    torch = threads.whole("torch")
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     model = platform.processor() or platform.machine()

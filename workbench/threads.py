@@ -75,6 +75,15 @@ def share_openmp() -> bool:
     return early
 
 
+def whole(name: str) -> Any:
+    """Return a module that has been imported to its end; None where it is not imported, or another thread is in the middle of it.
+
+    A page replays a run while the model's packages still load in the background: half of torch has no `Tensor`.
+    """
+    module = sys.modules.get(name)
+    return None if getattr(getattr(module, "__spec__", None), "_initializing", False) else module
+
+
 def prepare() -> None:
     """Set what Numba and OpenMP read from the environment; cheap, and of use only before they load.
 
@@ -86,7 +95,9 @@ def prepare() -> None:
     os.environ.setdefault("NUMBA_CACHE_DIR", _cache())
     os.environ.setdefault("NUMBA_NUM_THREADS", str(wanted()))
     if "numba" in sys.modules:
-        sys.modules["numba"].config.reload_config()
+        import numba  # waits where another thread is in the middle of it
+
+        numba.config.reload_config()
 
 
 @lru_cache(maxsize=1)
@@ -118,8 +129,9 @@ def configure(threads: int | None = None) -> int:
 
     numba.config.reload_config()
     numba.set_num_threads(min(count, vars(numba.config)["NUMBA_NUM_THREADS"]))
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(count)
+    torch = whole("torch")
+    if torch is not None:
+        torch.set_num_threads(count)
     _layer()
     return count
 
@@ -149,7 +161,7 @@ def report() -> dict[str, Any]:
     configure()
     import numba
 
-    torch = sys.modules.get("torch")
+    torch = whole("torch")
     libraries = _openmp_libraries()
     advice = []
     if len(libraries) > 1:

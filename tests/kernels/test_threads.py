@@ -55,3 +55,27 @@ def test_a_bad_number_of_threads_is_an_error(monkeypatch, bad):
 def test_workqueue_calls_are_serialised(monkeypatch):
     monkeypatch.setattr(threads, "_layer", lambda: "workqueue")
     assert threads.guard() is threads._workqueue_lock
+
+
+def test_a_package_that_another_thread_is_still_importing_is_not_taken_for_whole(tmp_path: Path) -> None:
+    """A page replays a run while torch still loads in the background: kernels must not look into half of it."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(
+        "import time\nfrom torch import gate\ngate.inside.set()\ngate.go.wait(30)\nclass Tensor: pass\n"
+    )
+    (tmp_path / "torch" / "gate.py").write_text("import threading\ninside, go = threading.Event(), threading.Event()\n")
+    code = """
+import sys, threading
+import numpy as np
+from workbench import kernels, threads
+thread = threading.Thread(target=lambda: __import__("torch"))
+thread.start()
+while "torch.gate" not in sys.modules: pass
+sys.modules["torch.gate"].inside.wait(30)
+half = threads.whole("torch")
+slot = kernels.expert_dispatch(np.zeros((4, 1), np.int64), np.ones((4, 1), np.float32), 2, 2).slot
+sys.modules["torch.gate"].go.set()
+thread.join()
+print([half is None, hasattr(threads.whole("torch"), "Tensor"), slot.shape[0] == 4])
+"""
+    assert eval(run_fresh(code, PYTHONPATH=str(tmp_path))) == [True, True, True]

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench import threads
 from workbench.errors import InputError, KernelError, KindError, expected, unknown
 
 _LEGAL: dict[str, tuple[str, ...]] = {
@@ -188,12 +189,14 @@ def note(name: str, backend: str, why: str) -> None:
 
 def is_torch(array: Any) -> bool:
     """Return whether this is a torch tensor, without importing torch."""
-    return "torch" in sys.modules and isinstance(array, sys.modules["torch"].Tensor)
+    torch = threads.whole("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
 
 
 def is_cupy(array: Any) -> bool:
     """Return whether this is a CuPy array, without importing CuPy."""
-    return "cupy" in sys.modules and isinstance(array, sys.modules["cupy"].ndarray)
+    cupy = threads.whole("cupy")
+    return cupy is not None and isinstance(array, cupy.ndarray)
 
 
 def is_cuda(array: Any) -> bool:
