@@ -70,7 +70,7 @@ import numpy as np
 from workbench import kernels, threads
 thread = threading.Thread(target=lambda: __import__("torch"))
 thread.start()
-while "torch.gate" not in sys.modules: pass
+while not hasattr(sys.modules.get("torch.gate"), "go"): pass
 sys.modules["torch.gate"].inside.wait(30)
 half = threads.whole("torch")
 slot = kernels.expert_dispatch(np.zeros((4, 1), np.int64), np.ones((4, 1), np.float32), 2, 2).slot
