@@ -95,7 +95,10 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
 
     def _picture(self, place: str) -> Picture:
         return Picture(
-            on_message=lambda message: self._heard({"place": place, **message}), bench=self._id, visible=place == "hero"
+            on_message=lambda message: self._heard({"place": place, **message}),
+            bench=self._id,
+            visible=place == "hero",
+            lead=place == "hero",
         )
 
     def _layout(self) -> pn.Column:

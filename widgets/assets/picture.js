@@ -14,8 +14,17 @@ function plotly(model) {
   return plotlyReady
 }
 
-// Pictures take turns: the next is drawn when the one before it has been painted, so that a slow one never hides the hero.
-let turn = Promise.resolve()
+// Pictures take turns: the next is drawn when the one before it has been painted, so that a slow one never hides the hero, which
+// always goes first.
+const waiting = []
+let busy = false
+function turn(lead) {
+  return new Promise((go) => { lead ? waiting.unshift(go) : waiting.push(go); if (!busy) next() })
+}
+function next() {
+  busy = waiting.length > 0
+  if (busy) waiting.shift()()
+}
 const painted = () => new Promise((done) => {
   const timer = setTimeout(done, 100) // a hidden tab paints nothing and must not wait for it
   requestAnimationFrame(() => {
@@ -75,8 +84,10 @@ export function render({ model }) {
     const source = model.figure
     if (!source || source === drawn) return
     const Plotly = await plotly(model)
-    await turn
-    if (source !== model.figure) return
+    await turn(model.lead)
+    try { if (source === model.figure) await put(Plotly, source) } finally { painted().then(next) }
+  }
+  async function put(Plotly, source) {
     const figure = JSON.parse(source)
     const layout = { ...figure.layout, autosize: true }
     delete layout.width
@@ -95,7 +106,6 @@ export function render({ model }) {
     if (!drawn) model.send_msg({ kind: "painted" })
     drawn = source
     mark()
-    turn = painted()
   }
   const mark = () => { root.dataset.drawn = model.drawing }
 

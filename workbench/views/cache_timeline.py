@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from workbench.record import Record
 
 EXACT = 180  # at most so many batches are drawn with their hits; beyond, only what was loaded
+HATCHED = 60  # at most so many batches have bars wide enough for the hatching that marks predicted times
 
 
 def names_of(record: Record) -> list[str]:
@@ -92,7 +93,7 @@ def draw(record: Record, *, selected: Any = None, window: Window | None = None, 
         (np.maximum(0, total - compute), "waiting for a load", "chosen"),
     ):
         data.append({
-            "type": "bar", "x": x, "y": values.round(2).tolist(), "yaxis": "y3", "name": f"{name} (predicted)", "marker": house.hatch(theme, meaning) if exact else house.solid(theme, meaning) | {"line": {"width": 0}},
+            "type": "bar", "x": x, "y": values.round(2).tolist(), "yaxis": "y3", "name": f"{name} (predicted)", "marker": house.hatch(theme, meaning) if last - first <= HATCHED else house.solid(theme, meaning) | {"line": {"width": 0}},
             "base": (compute if meaning == "chosen" else np.zeros(len(x))).round(2).tolist(), "customdata": load.round(2).tolist(),
             "hovertemplate": f"batch %{{x}}: {name} %{{y:.1f}} ms (all loads %{{customdata}} ms)<extra></extra>",
         })  # fmt: skip

@@ -19,7 +19,7 @@ DIM = 0.16  # what is left of a colour where the token is gone
 
 
 def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
-    """Return the mosaic as one image, frames around the asked patches, and an invisible mark a patch for the pointer."""
+    """Return the mosaic as one image, frames around the asked patches, and an invisible map of patches for the pointer."""
     d = house.design(theme)
     pixels, keep = record.column("image", "pixels"), record.column("patches", "keep")
     score, rows, columns = record.column("patches", "score"), *_grid(record)
@@ -30,7 +30,7 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     down = -(-layers // across)
     paper = np.array(house.channels(d.background), float)
     canvas = np.tile(paper, (down * (height + 3 * gap), across * (width + gap), 1))
-    marks: list[tuple[float, float, str]] = []
+    said = np.full((down * rows, across * columns), "", object)
     notes, shapes = [], []
     for layer in range(layers):
         top, left = (layer // across) * (height + 3 * gap) + 2 * gap, (layer % across) * (width + gap)
@@ -38,15 +38,16 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
         canvas[top : top + height, left : left + width] = np.where(stays, tile, paper + DIM * (tile - paper))
         notes.append(_label(layer, int(keep[layer].sum()), left + width / 2, top, theme))
         for patch in range(rows * columns):
-            y, x = top + (patch // columns + 0.5) * height / rows, left + (patch % columns + 0.5) * width / columns
-            marks.append((x, y, _hover(record, layer, patch, bool(keep[layer, patch]), float(score[layer, patch]))))
+            place = (layer // across) * rows + patch // columns, (layer % across) * columns + patch % columns
+            said[place] = _hover(record, layer, patch, bool(keep[layer, patch]), float(score[layer, patch]))
         shapes += _frames(record, layer, top, left, height / rows, width / columns, d)
     flat = canvas.round().astype(np.uint8)
     data: list[Spec] = [
         {"type": "image", "source": png(flat), "hoverinfo": "skip", "name": "picture"},
-        {
-            "type": "scatter", "mode": "markers", "name": "patches", "x": [m[0] for m in marks], "y": [m[1] for m in marks], "hoverinfo": "text",
-            "hovertext": [m[2] for m in marks], "marker": {"size": 12, "opacity": 0, "symbol": "square"},
+        {  # one map, not a mark for each patch: a browser draws it at once
+            "type": "heatmap", "name": "patches", "z": np.where(said == "", None, 0).tolist(), "hovertext": said.tolist(), "hoverinfo": "text", "hoverongaps": False,
+            "x": [i * (width + gap) + (c + 0.5) * width / columns for i in range(across) for c in range(columns)],
+            "y": [i * (height + 3 * gap) + 2 * gap + (r + 0.5) * height / rows for i in range(down) for r in range(rows)], "opacity": 0, "showscale": False,
         },
     ]  # fmt: skip
     tall, wide = flat.shape[:2]
