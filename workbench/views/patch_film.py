@@ -45,7 +45,7 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     data: list[Spec] = [
         {"type": "image", "source": png(flat), "hoverinfo": "skip", "name": "picture"},
         {  # one map, not a mark for each patch: a browser draws it at once
-            "type": "heatmap", "name": "patches", "z": np.where(said == "", None, 0).tolist(), "hovertext": said.tolist(), "hoverinfo": "text", "hoverongaps": False,
+            "type": "heatmap", "name": "patches", "z": [[0 if word else None for word in row] for row in said.tolist()], "hovertext": said.tolist(), "hoverinfo": "text", "hoverongaps": False,
             "x": [i * (width + gap) + (c + 0.5) * width / columns for i in range(across) for c in range(columns)],
             "y": [i * (height + 3 * gap) + 2 * gap + (r + 0.5) * height / rows for i in range(down) for r in range(rows)], "opacity": 0, "showscale": False,
         },
