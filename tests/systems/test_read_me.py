@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import Counter, OrderedDict
 from typing import Any
@@ -435,8 +436,12 @@ def test_batching_changes_the_order_and_no_generated_token(small: Any, batching:
     rng = np.random.default_rng(11)
     masks, table, new = cut.masks(rng.random((3, 4, 40)), 0.4), rng.integers(0, 4, 60), 8
     prompts = [rng.integers(1, 60, n) for n in (5, 3, 9, 4, 6)]
+    small = copy.deepcopy(small)
+    for block in neurons.feed_forward(small):  # as it is drawn at random, its experts are too faint to change a token
+        for part in (block.gate_proj, block.up_proj, block.down_proj):
+            part.weight.mul_(12)
     alone = [greedy_alone(small, masks, table, prompt, new) for prompt in prompts]
-    assert len({tuple(a[-new:]) for a in alone}) > 1
+    assert alone != [greedy_alone(small, masks, table * 0, prompt, new) for prompt in prompts], "the experts decide tokens"
     sizes = np.array([len(prompt) for prompt in prompts])
     expert = np.stack([np.pad(table[a], (0, 32 - len(a))) for a in alone])
     asked = Requests(expert, sizes, sizes + new - 1, rng.exponential(0.1, len(prompts)))
@@ -567,8 +572,6 @@ def test_all_neurons_kept_is_the_dense_model_exactly() -> None:
 
 def test_one_expert_for_all_tokens_is_the_model_with_its_neurons_zeroed(small: Any) -> None:
     """The reading with masks against another way to silence neurons: their rows of down_proj set to zero in a copy."""
-    import copy
-
     system = get("read_me")(**QUICK)
     system._loaded = models.load(small)
     chosen = cut.masks(np.random.default_rng(2).random((3, 2, 40)), 0.3)
