@@ -15,13 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from benchmarks._visitor import Visitor
-from widgets import operations, running, serve
+from widgets import operations, running, serve, worker
 from widgets.recorded import recorded_run
 from widgets.shelf import new_key
 from widgets.worker import Job, RunQueue
@@ -245,6 +245,39 @@ def served(*options: str, **variables: str) -> tuple[subprocess.Popen[str], int]
 
     until(ready, 60)
     return process, port
+
+
+class Slow:
+    """A system whose model takes a moment to load, and a moment more to put away."""
+
+    loaded = False
+
+    def warm(self) -> Any:
+        time.sleep(0.3)
+        self.loaded = True
+        return self
+
+    def __del__(self) -> None:
+        time.sleep(0.3)
+        FREED.append(self.loaded)
+
+
+FREED: list[bool] = []
+
+
+def test_a_server_that_ends_waits_for_a_model_that_loads() -> None:
+    """A thread that is inside torch, even only to free what it loaded, must not see the interpreter go: the process would abort."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = serve.serve(port=port, threaded=True, routes={"/": lambda: "none"})
+    with pytest.raises(OSError, match="in use"):
+        serve.serve(port=port, threaded=True, routes={"/": lambda: "none"})
+    loading = worker.warm(cast(Any, Slow()))
+    server.stop()
+    assert loading is not None
+    assert loading.done()
+    assert FREED == [True]
 
 
 def test_a_public_server_asks_for_its_token_logs_json_and_stops_when_told(tmp_path: Path) -> None:

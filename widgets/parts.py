@@ -111,6 +111,7 @@ class Picture(Part):
     twin = param.String("")
     empty = param.String("", doc="What to say, and what to do, when there is no figure.")
     dimmed = param.Boolean(False)
+    stale = param.Boolean(False, doc="What it shows is older than the record: its redrawing is on the way.")
     lead = param.Boolean(False, doc="It is drawn before all others: the hero.")
     again = param.Integer(0, doc="Counts up to have the same figure drawn anew, after a reader has dragged a part of it away.")
     reacts = param.Boolean(False, doc="Live knobs change this picture.")

@@ -157,6 +157,7 @@ def _run(server: Any) -> None:
     server.start()
     server.io_loop.start()
     server.stop(wait=False)
+    worker.leave()
 
 
 class InThread:
@@ -164,24 +165,32 @@ class InThread:
 
     def __init__(self, made: Callable[[], Any]) -> None:
         self._up = threading.Event()
+        self._failed: Exception | None = None
         self._thread = threading.Thread(target=self._serve, args=(made,), name="workbench-server", daemon=True)
         self._thread.start()
         self._up.wait()
+        if self._failed is not None:
+            raise self._failed
 
     def _serve(self, made: Callable[[], Any]) -> None:
         loop = IOLoop()  # of this thread: Panel hangs the server on it
         try:
             self.server = made()
             self.server.start()
-        finally:
+        except Exception as error:
+            self._failed = error
+            self._up.set()
+        else:
             loop.add_callback(self._up.set)
             loop.start()
+        finally:
             loop.close()
 
     def stop(self) -> None:
         """Stop the server and wait for its thread."""
         self.server.io_loop.add_callback(self._end)
         self._thread.join(10)
+        worker.leave()
 
     def _end(self) -> None:
         self.server.stop(wait=False)

@@ -56,7 +56,7 @@ class Slot:
 
     def draw(self, record: Record, options: dict[str, Any]) -> None:
         """Draw the view for a record, or say why it cannot be drawn."""
-        view, self.stale = self.view, False
+        view, self.stale, self.picture.stale = self.view, False, False
         if view is None:
             return
         try:
@@ -129,7 +129,7 @@ class Stage:
                 continue
             if only is None or slot.stale or only & _touched(slot.view):
                 if hero_first and slot is not self.slots["hero"]:
-                    slot.stale = True
+                    slot.stale = slot.picture.stale = True
                 else:
                     slot.draw(record, options)
 

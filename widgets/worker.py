@@ -18,6 +18,7 @@ from workbench.errors import Cancelled, WorkbenchError
 from workbench.system import System
 
 log = logging.getLogger("workbench.page")
+LEAVING = 10.0  # seconds that a server which ends waits for a model that loads, and for a run to come to its next step
 MEMORY = 1000  # turns after which a visitor who has nothing waiting is forgotten
 
 
@@ -220,6 +221,7 @@ def _tell(job: Job) -> None:
 
 QUEUE = RunQueue()
 _warm: dict[type[System], Future[None]] = {}
+_warming: list[threading.Thread] = []
 _warm_lock = threading.Lock()
 
 
@@ -232,7 +234,9 @@ def warm(system: System) -> Future[None] | None:
         if type(system) not in _warm:
             future: Future[None] = Future()
             _warm[type(system)] = future
-            threading.Thread(target=_warm_up, args=(prepare, future), name="workbench-warm", daemon=True).start()
+            thread = threading.Thread(target=_warm_up, args=(prepare, future), name="workbench-warm", daemon=True)
+            thread.start()
+            _warming.append(thread)
         return _warm[type(system)]
 
 
@@ -243,6 +247,14 @@ def _warm_up(prepare: Callable[[], Any], future: Future[None]) -> None:
     except Exception as error:  # a page says so; the first run will say why
         log.warning("warm-up failed: %s", error)
         future.set_exception(error)
+
+
+def leave(seconds: float = LEAVING) -> None:
+    """Ask what runs to stop and wait, at most so long, until nothing computes: a process that ends under a thread of torch's aborts."""
+    QUEUE.finish(0.0)
+    QUEUE.finish(seconds)
+    for thread in _warming:  # not their futures: what a warm-up leaves behind is freed after it has answered
+        thread.join(seconds)
 
 
 def settled(future: Future[None] | None, job: Job) -> None:

@@ -44,6 +44,14 @@ def site(browser: Any) -> Iterator[str]:
     patch.undo()
 
 
+#: No knob waits for its answer and no picture for its drawing. The parts of a page stand in shadow roots.
+_SETTLED = """() => {
+  const busy = (node) => [...node.querySelectorAll("*")].some((child) =>
+    (child.getAttribute("aria-busy") === "true" && child.checkVisibility()) || (child.shadowRoot && busy(child.shadowRoot)))
+  return !busy(document)
+}"""
+
+
 class Live:
     """A page in the browser, with the questions that the tests ask of it."""
 
@@ -84,9 +92,9 @@ class Live:
     def drawn(self) -> str:
         return str(self.hero.get_attribute("data-drawn"))
 
-    def drawings(self) -> list[str]:
-        """Return the number of the drawing of every picture on the page."""
-        return [str(node.get_attribute("data-drawn")) for node in self.page.locator("figure.picture").all()]
+    def settled(self) -> None:
+        """Wait until the page has answered every knob and every picture on show is that of its record."""
+        self.page.wait_for_function(_SETTLED)
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
         """Wait until something holds that only Python can tell."""

@@ -86,16 +86,6 @@ def test_a_live_knob_moved_there_and_back_shows_the_run_itself(key: str) -> None
         assert back.knobs == first.knobs
 
 
-def settled(live: Live) -> list[str]:
-    """Return the drawings once none has been added for a third of a second."""
-    last, since = live.drawings(), 0
-    while since < 7:
-        live.page.wait_for_timeout(50)
-        now = live.drawings()
-        last, since = now, since + 1 if now == last else 0
-    return last
-
-
 def first_that_reacts(page: Bench, info: KnobInfo) -> tuple[str, int]:
     """Return the question of a picture that a live knob of the page changes, and the tab it stands under (-1: always on show)."""
     assert page.record is not None
@@ -117,14 +107,17 @@ def reacts(live: Live, page: Bench, info: KnobInfo) -> None:
     """Move a live knob and see the picture drawn anew that it changes; move it back."""
     question, tab = first_that_reacts(page, info)
     if tab >= 0 and live.page.locator(".choices button").count():
-        live.page.locator(".choices button").nth(tab).click()
+        button = live.page.locator(".choices button").nth(tab)
+        button.click()
+        expect(button).to_have_attribute("aria-pressed", "true")  # comes with the pictures under it
     picture = live.picture(question)
     picture.locator(".js-plotly-plot").first.wait_for()
-    settled(live)
+    live.settled()
     for value in (other_value(page.system, info), getattr(page.system, info.name)):
         before = str(picture.get_attribute("data-drawn"))
         move(live, info, value)
         expect(picture, f"{info.name} redraws {question!r}").not_to_have_attribute("data-drawn", before)
+        live.settled()  # a move that is taken back before it is drawn changes nothing
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -172,7 +165,7 @@ def test_the_mouse_reaches_the_pictures(live: Live, site: str) -> None:
     """A real click on a row of the map: its expert is framed, its tokens are ringed in the text, also in the next layer; a second click lets go."""
     live.open(f"{site}/openmoe", state="recorded")
     live.hero.wait_for()
-    settled(live)
+    live.settled()
     place = live.hero.locator(".nsewdrag").first.bounding_box()
     x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] * 6.5 / 8  # row 6 of 8
 
@@ -191,7 +184,7 @@ def test_the_mouse_reaches_the_pictures(live: Live, site: str) -> None:
     expect(live.caption).to_contain_text("the tokens of expert 6 of layer 1")
     expect(words.locator("figcaption")).to_contain_text("Expert 6 of layer 1 takes")
     live.page.keyboard.press("ArrowLeft")
-    settled(live)
+    live.settled()
     click()
     expect(live.caption).not_to_contain_text("the tokens of expert")
     assert live.errors == []
@@ -204,7 +197,7 @@ def test_a_token_is_dragged_to_another_step(live: Live, site: str) -> None:
     live.page.locator(".choices button", has_text="Which step loses how many bits?").click()
     picture = live.picture("Which step loses how many bits?")
     picture.locator(".annotation").first.wait_for()
-    settled(live)
+    live.settled()
     before = picture.locator("figcaption").inner_text()
     labels = picture.locator(".annotation")
     texts = [text.strip() for text in labels.all_text_contents()]

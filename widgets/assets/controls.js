@@ -2,13 +2,14 @@ export function render({ model }) {
   const root = element("div", { class: "knobs" })
   const knobs = new Map() // name -> {show(value), spec}
   const live = newestWins((message) => model.send_msg({ kind: "live", ...message }))
-  model.on("ack", () => live.done(model.ack))
+  const busy = () => root.setAttribute("aria-busy", String(live.waits() || told > model.heard)) // until the server has answered
+  model.on("ack", () => { live.done(model.ack); busy() })
 
-  const move = (name, value) => live.push({ values: { [name]: value } }, (a, b) => ({ values: { ...a.values, ...b.values } }))
+  const move = (name, value) => { live.push({ values: { [name]: value } }, (a, b) => ({ values: { ...a.values, ...b.values } })); busy() }
   // A knob that has just been set shows what its reader chose until the server has answered that very message.
   let told = 0
   const waits = new Map() // name -> number of the message that set it
-  const settle = (name, value) => { waits.set(name, ++told); model.send_msg({ kind: "settle", values: { [name]: value }, seq: told }) }
+  const settle = (name, value) => { waits.set(name, ++told); model.send_msg({ kind: "settle", values: { [name]: value }, seq: told }); busy() }
   const hold = (on) => window.dispatchEvent(new CustomEvent("wb-hold", { detail: { bench: model.bench, on } }))
 
   function shell(spec, ...controls) {
@@ -172,7 +173,7 @@ export function render({ model }) {
   })
   model.on("values", show)
   model.on("fresh", show)
-  model.on("heard", show)
+  model.on("heard", () => { show(); busy() })
   show()
   return root
 }

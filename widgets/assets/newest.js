@@ -5,6 +5,7 @@ function newestWins(send) {
   return {
     push(message, merge) { flying ? (next = merge && next ? merge(next, message) : message) : launch(message) },
     done(answered) { if (answered >= flying) { flying = 0; if (next) launch(next) } },
+    waits: () => flying > 0,
   }
 }
 

@@ -85,9 +85,9 @@ export function render({ model }) {
     if (!source || source === drawn) return
     const Plotly = await plotly(model)
     await turn(model.lead)
-    try { if (source === model.figure) await put(Plotly, source) } finally { painted().then(next) }
+    try { if (source === model.figure) await put(Plotly, source, model.drawing) } finally { painted().then(next) }
   }
-  async function put(Plotly, source) {
+  async function put(Plotly, source, number) {
     const figure = JSON.parse(source)
     const layout = { ...figure.layout, autosize: true }
     delete layout.width
@@ -99,15 +99,16 @@ export function render({ model }) {
     await Plotly.react(plot, figure.data, layout, { displayModeBar: false, responsive: false, doubleClick: "reset", ...edits })
     if (first) {
       plot.on("plotly_click", clicked)
-      plot.on("plotly_afterplot", mark)
       plot.on("plotly_relayout", zoomed)
       plot.on("plotly_relayout", dragged)
     }
     if (!drawn) model.send_msg({ kind: "painted" })
     drawn = source
-    mark()
+    root.dataset.drawn = number
+    busy()
   }
-  const mark = () => { root.dataset.drawn = model.drawing }
+  // Until what it shows is what the page knows: for readers who hear the page, and for tests that wait for it.
+  const busy = () => root.setAttribute("aria-busy", String(model.stale || Boolean(model.figure && model.figure !== drawn)))
 
   function words_() {
     title.textContent = model.title
@@ -126,7 +127,8 @@ export function render({ model }) {
   // One message carries several properties: draw once after all of them are in.
   const later = () => { queue = queue.then(draw).catch((error) => console.error(error)) }
   const again = () => { drawn = ""; later() }
-  model.on("figure", () => { words_(); later() })
+  model.on("figure", () => { words_(); busy(); later() })
+  model.on("stale", busy)
   model.on("again", again)
   for (const name of ["title", "caption", "reading", "twin", "empty"]) model.on(name, words_)
   model.on("dimmed", dim)
@@ -140,6 +142,6 @@ export function render({ model }) {
   })
   sized.observe(root)
   model.on("remove", () => { sized.disconnect(); if (plot.on) window.Plotly.purge(plot) })
-  words_(); dim(); later()
+  words_(); dim(); busy(); later()
   return root
 }

@@ -1,10 +1,10 @@
 export function render({ model }) {
   const steps = newestWins((message) => model.send_msg({ kind: "step", ...message }))
-  model.on("ack", () => steps.done(model.ack))
+  model.on("ack", () => { steps.done(model.ack); follow() })
   let timer = null
   const go = (step) => {
     const to = Math.max(0, Math.min(model.count - 1, step))
-    if (to !== shown) { shown = to; show(); steps.push({ step: to }) }
+    if (to !== shown) { shown = to; show(); steps.push({ step: to }); busy() }
     return to
   }
   const stop = () => { clearInterval(timer); timer = null; play.textContent = "▶"; play.title = "play (space)" }
@@ -44,7 +44,10 @@ export function render({ model }) {
   const ears = model.whole_page ? window : root
   ears.addEventListener("keydown", pressed)
   model.on("remove", () => { stop(); ears.removeEventListener("keydown", pressed) })
-  model.on("step", () => { shown = model.step; show() })
+  // While a step is on its way to the server, the reader's own stays on show: what comes meanwhile answers an older one.
+  function follow() { busy(); if (!steps.waits()) { shown = model.step; show() } }
+  const busy = () => root.setAttribute("aria-busy", String(steps.waits()))
+  model.on("step", follow)
   model.on("count", () => { shown = model.step; show() })
   show()
   return root
