@@ -21,12 +21,6 @@ def edges(length: int, bins: int) -> np.ndarray:
     return np.concatenate([[0], np.cumsum([size + 1] * longer + [size] * (bins - longer))]).astype(np.int64)
 
 
-def pooled(values: np.ndarray, bins: int) -> np.ndarray:
-    """Return means of (rows, positions) over at most `bins` bins of positions."""
-    cuts = edges(values.shape[1], min(bins, values.shape[1]))
-    return np.add.reduceat(values.astype(np.float64), cuts[:-1], axis=1) / np.diff(cuts)
-
-
 def span(record: Record, first: int, last: int, letters: int = 28) -> str:
     """Return positions [first, last) with the beginning of their text, safe in a hover."""
     where = f"{first}" if last - first == 1 else f"{first} to {last - 1}"

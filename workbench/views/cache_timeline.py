@@ -9,13 +9,13 @@ import numpy as np
 from workbench import theme as house
 from workbench.errors import InputError, expected
 from workbench.views import View
-from workbench.views.common import Spec, columns, note, plural, revision, table
+from workbench.views.common import Spec, columns, note, plural, revision, skyline, table
 from workbench.views.routing_grid import Window, words
 
 if TYPE_CHECKING:
     from workbench.record import Record
 
-EXACT = 180  # at most so many batches are drawn with their hits; beyond, only what was loaded
+EXACT = 180  # at most so many batches have words under the mouse
 HATCHED = 60  # at most so many batches have bars wide enough for the hatching that marks predicted times
 
 
@@ -59,50 +59,25 @@ def draw(record: Record, *, selected: Any = None, window: Window | None = None, 
     d, names = house.design(theme), names_of(record)
     first, last = _part(record, window)
     size, x = len(names), list(range(first, last))
-    resident = record.column("batches", "resident")[first:last].T
-    data: list[Spec] = [{
-        "type": "heatmap", "z": resident.astype(int).tolist(), "x": x, "y": list(range(size)), "zmin": 0, "zmax": 1, "colorscale": [[0, d.background], [1, d.grid]], "showscale": False,
-        "name": "in the cache", "customdata": np.repeat(np.arange(size), len(x)).reshape(size, -1).tolist(), "hovertemplate": "batch %{x}, %{y}: in the cache %{z}<extra></extra>",
-    }]  # fmt: skip
-    step, expert, tokens, hit, evicted = columns(record, "uses", "step", "expert", "tokens", "hit", "evicted")
-    inside = (step >= first) & (step < last)
-    exact = last - first <= EXACT
-    for rows, name, meaning, symbol in (
-        (inside & hit, "used, in the cache", "accepted", "circle"),
-        (inside & ~hit, "loaded", "rejected", "x"),
-    ):
-        if name == "used, in the cache" and not exact:
-            continue
-        said = [
-            f"{n} tokens{f', {names[e]} leaves' if e >= 0 else ''}" for n, e in zip(tokens[rows].tolist(), evicted[rows].tolist())
-        ]
-        data.append({
-            "type": "scatter", "mode": "markers", "name": name, "x": step[rows].tolist(), "y": expert[rows].tolist(), "customdata": expert[rows].tolist(), "text": said,
-            "marker": {"symbol": symbol, "size": np.clip(3 + 1.1 * tokens[rows] ** 0.5, 4, 11).round(1).tolist() if exact else 4, "color": d.line(meaning), "line": {"width": 0}},
-            "hovertemplate": f"batch %{{x}}, %{{y}} {name}: %{{text}}<extra></extra>",
-        })  # fmt: skip
+    data = [
+        _cells(record, first, last, theme),
+        *(_key(name, symbol, colour) for name, symbol, colour in (
+            ("used from the cache", "square", d.fill("accepted")), ("loaded", "x", d.line("rejected")),
+        )),
+    ]  # fmt: skip
     waiting, load, compute, total = (
         c[first:last] for c in columns(record, "batches", "waiting", "load_ms", "compute_ms", "total_ms")
     )
-    data.append({
-        "type": "bar", "x": x, "y": waiting.tolist(), "yaxis": "y2", "name": "waiting", "showlegend": False, "marker": house.solid(theme, "context") | {"line": {"width": 0}},
-        "hovertemplate": "batch %{x}: %{y} known tokens wait<extra></extra>",
-    })  # fmt: skip
-    for values, name, meaning in (
-        (np.minimum(compute, total), "computing", "target"),
-        (np.maximum(0, total - compute), "waiting for a load", "chosen"),
-    ):
-        data.append({
-            "type": "bar", "x": x, "y": values.round(2).tolist(), "yaxis": "y3", "name": f"{name} (predicted)", "marker": house.hatch(theme, meaning) if last - first <= HATCHED else house.solid(theme, meaning) | {"line": {"width": 0}},
-            "base": (compute if meaning == "chosen" else np.zeros(len(x))).round(2).tolist(), "customdata": load.round(2).tolist(),
-            "hovertemplate": f"batch %{{x}}: {name} %{{y:.1f}} ms (all loads %{{customdata}} ms)<extra></extra>",
-        })  # fmt: skip
+    data.append(skyline(
+        x, waiting, d.fill("context"), yaxis="y2", name="waiting", showlegend=False, hovertemplate="batch %{x}: %{y} known tokens wait<extra></extra>",
+    ))  # fmt: skip
+    data += _times(x, np.minimum(compute, total), total, load, theme)
     chosen = _chosen(record, selected)
     frame = [] if chosen is None else [{
         "type": "rect", "x0": first - 0.5, "x1": last - 0.5, "y0": chosen - 0.5, "y1": chosen + 0.5, "line": {"color": d.line("selected"), "width": 3},
     }]  # fmt: skip
     layout = {
-        "height": 470, "showlegend": True, "meta": {"zoom": True}, "dragmode": "zoom", "shapes": frame, "bargap": 0.1 if exact else 0,
+        "height": 470, "showlegend": True, "meta": {"zoom": True}, "dragmode": "zoom", "shapes": [*_loads(record, first, last, theme), *frame], "bargap": 0.1,
         "xaxis": {"anchor": "y3", "range": [first - 0.5, last - 0.5], "showgrid": False, "title": {"text": "batch"}},
         "yaxis": {"range": [size - 0.5, -0.5], "domain": [0.47, 1], "showgrid": False, "fixedrange": True, "tickvals": list(range(size)), "ticktext": names},
         "yaxis2": {"domain": [0.27, 0.41], "title": {"text": "waiting"}, "fixedrange": True, "rangemode": "tozero", "nticks": 3},
@@ -110,6 +85,68 @@ def draw(record: Record, *, selected: Any = None, window: Window | None = None, 
         "annotations": [note("simulated on routes and times measured here", theme, x=1, y=0.475, size=11)],
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=f"{revision(record, 'cache_timeline')} {first} {last}")
+
+
+def _cells(record: Record, first: int, last: int, theme: str) -> Spec:
+    """Return the map of experts and batches: not in the cache, in the cache, used from the cache (the stronger the more tokens)."""
+    d, names = house.design(theme), names_of(record)
+    z = record.column("batches", "resident")[first:last].T.astype(float)
+    said = np.where(z > 0, "in the cache", "not in the cache").astype(object)
+    step, expert, tokens, hit, evicted = columns(record, "uses", "step", "expert", "tokens", "hit", "evicted")
+    rows = (step >= first) & (step < last)
+    used, missed = ((expert[kind], step[kind] - first) for kind in (rows & hit, rows & ~hit))
+    z[used] = 2 + np.sqrt(tokens[rows & hit] / max(1, int(tokens.max(initial=1))))
+    said[used] = [f"used from the cache by {plural(n, 'token')}" for n in tokens[rows & hit].tolist()]
+    left = [f", {names[e]} leaves" if e >= 0 else "" for e in evicted[rows & ~hit].tolist()]
+    said[missed] = [f"loaded for {plural(n, 'token')}{gone}" for n, gone in zip(tokens[rows & ~hit].tolist(), left)]
+    weak, strong = house.mix(d.background, d.fill("accepted"), 0.45), d.fill("accepted")
+    told = {"text": said.tolist()} if last - first <= EXACT else {}
+    return told | {
+        "type": "heatmap", "z": z.round(2).tolist(), "x0": first, "dx": 1, "y0": 0, "dy": 1, "zmin": 0, "zmax": 3, "showscale": False, "name": "in the cache",
+        "colorscale": [[0, d.background], [0.3, d.background], [0.3, d.grid], [0.6, d.grid], [0.6, weak], [1, strong]],
+        "customdata": np.repeat(np.arange(len(names)), last - first).reshape(len(names), -1).tolist(),
+        "hovertemplate": f"batch %{{x}}, %{{y}}{': %{text}' if told else ''}<extra></extra>",
+    }  # fmt: skip
+
+
+def _loads(record: Record, first: int, last: int, theme: str) -> list[Spec]:
+    """Return a cross on every use that found its expert missing: all of them one path, for hundreds of marks draw slowly."""
+    step, expert, hit = columns(record, "uses", "step", "expert", "hit")
+    rows = (step >= first) & (step < last) & ~hit
+    path = "".join(
+        f"M{b - 0.4:.1f},{e - 0.2:.1f}L{b + 0.4:.1f},{e + 0.2:.1f}M{b - 0.4:.1f},{e + 0.2:.1f}L{b + 0.4:.1f},{e - 0.2:.1f}"
+        for b, e in zip(step[rows].tolist(), expert[rows].tolist())
+    )
+    line = {"color": house.design(theme).line("rejected"), "width": 1.5}
+    return [{"type": "path", "path": path, "line": line}] if path else []
+
+
+def _key(name: str, symbol: str, colour: str) -> Spec:
+    """Return an entry of the legend for marks that have none of their own: cells of a map, a path."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [None],
+        "y": [None],
+        "marker": {"symbol": symbol, "size": 9, "color": colour},
+    }
+
+
+def _times(x: list[int], compute: np.ndarray, total: np.ndarray, load: np.ndarray, theme: str) -> list[Spec]:
+    """Return where each batch's time goes: computing, and the rest up to the total, which waits for loads."""
+    waits, d = total - compute, house.design(theme)
+    said = "batch %{x}: waiting for a load %{customdata[0]:.1f} ms (all loads %{customdata[1]} ms)<extra></extra>"
+    both = np.stack([waits, load], -1).round(2).tolist()
+    if len(x) > HATCHED:
+        return [
+            skyline(x, total.round(2), d.fill("chosen"), yaxis="y3", name="waiting for a load (predicted)", customdata=both, hovertemplate=said),
+            skyline(x, compute.round(2), d.fill("target"), yaxis="y3", name="computing (predicted)", hovertemplate="batch %{x}: computing %{y:.1f} ms<extra></extra>"),
+        ]  # fmt: skip
+    return [
+        {"type": "bar", "x": x, "y": compute.round(2).tolist(), "yaxis": "y3", "name": "computing (predicted)", "marker": house.hatch(theme, "target"), "hovertemplate": "batch %{x}: computing %{y:.1f} ms<extra></extra>"},
+        {"type": "bar", "x": x, "y": waits.round(2).tolist(), "base": compute.round(2).tolist(), "yaxis": "y3", "name": "waiting for a load (predicted)", "marker": house.hatch(theme, "chosen"), "customdata": both, "hovertemplate": said},
+    ]  # fmt: skip
 
 
 def _rules(record: Record) -> str:
@@ -164,8 +201,8 @@ VIEW = View(
     groups=("batches", "uses"),
     question="Which expert is at hand, and when must one be loaded?",
     reading=(
-        "Left to right run the batches of a simulated server, one row is an expert (named by the kind of text it was cut by); grey: it lies in the cache after the batch. A green dot is a use that found "
-        "its expert, a red cross one that had to load it (the hover says who left); larger marks have more tokens. Below: known tokens left in the queue, and where each batch's time goes, hatched "
+        "Left to right run the batches of a simulated server, one row is an expert (named by the kind of text it was cut by); grey: it lies in the cache after the batch. Green: it was used and was there, "
+        "the stronger the more tokens; a red cross: it had to be loaded (the hover says who left). Below: known tokens left in the queue, and where each batch's time goes, hatched "
         "because it is predicted from times measured on this machine. Drag over a stretch to see it closer."
     ),
     draw=draw,

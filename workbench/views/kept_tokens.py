@@ -8,7 +8,7 @@ import numpy as np
 
 from workbench import theme as house
 from workbench.views import View
-from workbench.views.attention_grid import COARSEST, edges, pooled, span
+from workbench.views.attention_grid import COARSEST, span
 from workbench.views.common import Curves, Spec, revision, table
 
 if TYPE_CHECKING:
@@ -18,23 +18,20 @@ if TYPE_CHECKING:
 def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     """Return the kept share of every bin of positions in every layer, and every layer's kept share."""
     d, keep = house.design(theme), record.column("attention", "keep")
-    share = pooled(keep, COARSEST)
-    cuts = edges(keep.shape[1], share.shape[1])
+    share, width = _even(keep, COARSEST)
     ratio = record.column("attention", "keep_ratio")
     layers = list(range(len(keep)))
     data = [
         {
-            "type": "heatmap", "z": (share * 100).round().astype(int).tolist(), "zmin": 0, "zmax": 100, "x": cuts[:-1].tolist(), "y": layers,
+            "type": "heatmap", "z": (share * 100).round().astype(int).tolist(), "zmin": 0, "zmax": 100, "x0": (width - 1) / 2, "dx": width, "y": layers,
             "colorscale": [[0, d.background], [1, d.fill("accepted")]], "showscale": False, "name": "kept",
-            "hovertext": None, "customdata": None,
-            "hovertemplate": "layer %{y}, from token %{x}: %{z} % kept<extra></extra>",
+            "hovertemplate": "layer %{y}, around token %{x:.0f}: %{z} % kept<extra></extra>",
         },
         {
             "type": "bar", "orientation": "h", "x": ratio.round(4).tolist(), "y": layers, "xaxis": "x2", "name": "kept share",
             "marker": house.solid(theme, "accepted"), "hovertemplate": "layer %{y}: %{x:.1%} kept<extra></extra>",
         },
     ]  # fmt: skip
-    data[0] = {k: v for k, v in data[0].items() if v is not None}
     data += _without_first(record, d)
     layout = {
         "height": max(300, 14 * len(keep) + 90),
@@ -49,6 +46,13 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
         "bargap": 0.25,
     }
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "kept_tokens"))
+
+
+def _even(keep: np.ndarray, bins: int) -> tuple[np.ndarray, float]:
+    """Return the kept share of at most `bins` bins and their width in tokens: all the same, so that plotly can draw cells as pixels."""
+    count = min(bins, keep.shape[1])
+    cuts = np.linspace(0, keep.shape[1], count + 1).round().astype(np.int64)
+    return np.add.reduceat(keep.astype(np.float64), cuts[:-1], axis=1) / np.diff(cuts), keep.shape[1] / count
 
 
 def _without_first(record: Record, d: house.Design) -> list[Spec]:

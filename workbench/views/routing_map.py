@@ -10,7 +10,7 @@ from workbench import theme as house
 from workbench.views import View
 from workbench.views import routing_grid as grid
 from workbench.views.attention_grid import colours
-from workbench.views.common import Spec, revision, table
+from workbench.views.common import Spec, revision, skyline, table
 from workbench.views.routing_grid import Window, words
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def draw(
         })  # fmt: skip
     layout = {
         "height": int(np.clip(46 * size + 190, 420, 720)), "meta": {"zoom": True}, "dragmode": "zoom", "shapes": lines, "annotations": names,
-        "margin": {"t": 66 if title else 34}, "bargap": 0,
+        "margin": {"t": 66 if title else 34},
         "xaxis": {"anchor": "y2", "range": [first - 0.5, last - 0.5], "showgrid": False, "title": {"text": "token, text after text"}} | (_words(record, first, last) if last - first <= 44 else {}),
         "yaxis": {"range": [size - 0.5, -0.5], "domain": [0.24, 1], "showgrid": False, "title": {"text": "expert"}, "fixedrange": True, "dtick": 1 if size <= 16 else 8},
         "yaxis2": {"range": [0, 1], "domain": [0, 0.18], "tickformat": ".0%", "nticks": 3, "title": {"text": "dropped"}, "fixedrange": True},
@@ -63,7 +63,7 @@ def _pooled(record: Record, layer: int, first: int, last: int, held: np.ndarray 
     share, lost, cuts = grid.shares(record, layer, first, last)
     centre = (cuts[:-1] + cuts[1:] - 1) / 2
     top = max(0.1, float(np.quantile(share, 0.995)))
-    data = [_heat(record, layer, share, centre, top, theme, "share of choices"), _bars(centre, lost, theme)]
+    data = [_heat(record, layer, share, centre, top, theme, "share of choices"), _lost(centre, lost, theme)]
     if held is not None:
         part = np.add.reduceat(held.astype(float), cuts[:-1] - first) / np.diff(cuts)
         data.append({
@@ -73,11 +73,11 @@ def _pooled(record: Record, layer: int, first: int, last: int, held: np.ndarray 
     return data
 
 
-def _bars(x: np.ndarray, lost: np.ndarray, theme: str) -> Spec:
-    return {
-        "type": "bar", "x": x.tolist(), "y": np.round(lost, 4).tolist(), "yaxis": "y2", "name": "share dropped", "marker": {"color": house.design(theme).fill("rejected"), "line": {"width": 0}},
-        "hovertemplate": "token %{x}: %{y:.0%} of the choices dropped<extra></extra>",
-    }  # fmt: skip
+def _lost(x: np.ndarray, lost: np.ndarray, theme: str) -> Spec:
+    return skyline(
+        x, np.round(lost, 4), house.design(theme).fill("rejected"), yaxis="y2", name="share dropped",
+        hovertemplate="token %{x}: %{y:.0%} of the choices dropped<extra></extra>",
+    )  # fmt: skip
 
 
 def _exact(record: Record, layer: int, first: int, last: int, held: np.ndarray | None, theme: str) -> list[Spec]:
@@ -108,7 +108,7 @@ def _exact(record: Record, layer: int, first: int, last: int, held: np.ndarray |
             "type": "scatter", "mode": "markers", "name": "tokens of the chosen expert", "x": np.repeat(rows + first, expert.shape[1]).tolist(), "y": expert[rows].ravel().tolist(),
             "marker": {"symbol": "circle-open", "size": 15, "color": d.line("selected"), "line": {"width": 2}}, "hoverinfo": "skip",
         })  # fmt: skip
-    return [*data, _bars(x, dropped.mean(1), theme)]
+    return [*data, _lost(x, dropped.mean(1), theme)]
 
 
 def _words(record: Record, first: int, last: int) -> Spec:
@@ -169,7 +169,7 @@ VIEW = View(
     reading=(
         "Each row is an expert of the layer on show (step through the layers below), left to right run the tokens, text after text. From afar the colour is the share "
         "of a stretch's choices; zoomed in to a hundred tokens it is the router's probability, a dot is a choice that was taken (the larger one is the first), a "
-        "cross one that found its expert full. The bars below are the share of choices dropped. An expert you clicked is framed in pink in its layer; in every layer its tokens are ringed (from afar the pink line below is their share)."
+        "cross one that found its expert full. The red area below is the share of choices dropped. An expert you clicked is framed in pink in its layer; in every layer its tokens are ringed (from afar the pink line below is their share)."
     ),
     draw=draw,
     say=say,
