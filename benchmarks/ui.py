@@ -29,6 +29,7 @@ from urllib.request import urlopen
 import numpy as np
 import panel as pn
 import plotly.graph_objects as go
+from _browser import FLAGS
 
 from widgets import serve, worker
 from widgets.bench import Bench
@@ -36,16 +37,6 @@ from widgets.controls import kind
 from workbench import system as systems
 from workbench import views
 from workbench.system import KnobInfo, System
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 #: Collects every picture below a node, through shadow roots.
 _SEEK = """

@@ -12,6 +12,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from benchmarks._browser import FLAGS
 from workbench import system as systems
 
 # No deadline: how fast an example runs says only how busy the machine is.
@@ -20,15 +21,6 @@ hypothesis.settings.register_profile("nightly", deadline=None, max_examples=200)
 hypothesis.settings.load_profile("nightly" if os.environ.get("WORKBENCH_FUZZ") == "nightly" else "workbench")
 
 CI = os.environ.get("CI") == "true"  # there, nothing may be skipped for want of a model or a browser
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 

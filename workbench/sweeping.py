@@ -24,7 +24,8 @@ import numpy as np
 from workbench import schema, sweep_pool
 from workbench import system as systems
 from workbench.errors import WorkbenchError
-from workbench.record import Record, build_tree, dataset
+from workbench.record import Record
+from workbench.record_groups import build_tree, dataset
 from workbench.sweep_journal import Journal, Outcome
 from workbench.tape import NullTape
 
