@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -45,6 +46,22 @@ def options_of(view: View, available: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in available.items() if k in view.options()}
 
 
+def packed(figure: Any) -> Any:
+    """Return a figure whose maps (arrays of two dims) are typed bytes, as plotly.js reads them: less to send, and no digits to read."""
+    if isinstance(figure, dict):
+        return {k: packed(v) for k, v in figure.items()}
+    if isinstance(figure, list):
+        return [packed(v) for v in figure] if figure and isinstance(figure[0], dict) else figure
+    if not isinstance(figure, np.ndarray) or figure.ndim != 2 or figure.dtype.kind not in "fiu":
+        return figure
+    kind = "f4" if figure.dtype.kind == "f" else "i4"
+    return {
+        "dtype": kind,
+        "bdata": base64.b64encode(figure.astype(kind).tobytes()).decode("ascii"),
+        "shape": ", ".join(map(str, figure.shape)),
+    }
+
+
 class Slot:
     """One picture on the page and the view it shows."""
 
@@ -61,7 +78,7 @@ class Slot:
             return
         try:
             chosen = options_of(view, options)
-            fields = {"figure": to_json_plotly(view.spec(record, title=False, **chosen)), "empty": ""}
+            fields = {"figure": to_json_plotly(packed(view.spec(record, title=False, **chosen))), "empty": ""}
             fields |= {"caption": view.describe(record, **chosen)}
             fields |= {"twin": view.text(record, **chosen) if self.picture.wants_words else ""}
         except WorkbenchError as error:

@@ -9,6 +9,7 @@ one message. Nothing but the loop ever touches a document: Bokeh's documents los
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -22,11 +23,13 @@ from panel.io.state import set_curdoc
 
 log = logging.getLogger("workbench.page")
 THREADS = 4  # pages answered at the same time; runs have their own queue
+SWITCH_S = 5e-4  # the loop, which brings news to the browser, waits at most so long for the interpreter while an act computes
 _here = threading.local()  # .news: what the act on this thread has changed so far
 
 
 @cache
 def _pool() -> ThreadPoolExecutor:
+    sys.setswitchinterval(SWITCH_S)
     return ThreadPoolExecutor(THREADS, thread_name_prefix="workbench-page")
 
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import expect
 from plotly.io.json import to_json_plotly as figure
@@ -140,6 +141,23 @@ def test_live_knobs_and_every_picture_of_the_page(live: Live, site: str, key: st
         expect(shown.locator(".js-plotly-plot")).to_have_count(shown.count())
     expect(live.page.locator("figure.picture .empty:visible")).to_have_count(0)
     assert live.errors == []
+
+
+def test_maps_travel_as_bytes_and_arrive_as_numbers(live: Live, site: str) -> None:
+    """What the browser's plotly has of the hero's maps is what the view drew, gaps included."""
+    kept = recorded_run("prodepth")
+    assert kept is not None
+    system = systems.get("prodepth")
+    record = system(**{n: v for n, v in kept.knobs.items() if n in system.knobs()}).rederive(kept)
+    live.open(f"{site}/prodepth", state="recorded")
+    live.hero.wait_for()
+    script = "(plot) => plot._fullData.filter((t) => t.type === 'heatmap').map((t) => [t.z, t.customdata].map((rows) => Array.from(rows, (row) => Array.from(row, (v) => Number.isNaN(v) ? null : v))))"
+    found = live.page.locator("figure.picture .js-plotly-plot").first.evaluate(script)
+    drawn = [t for t in views.get("depth_maps").spec(record)["data"] if t["type"] == "heatmap"]
+    assert len(found) == len(drawn) > 2
+    for (z, custom), trace in zip(found, drawn):
+        np.testing.assert_allclose(np.array(z, float), np.array(trace["z"], float), rtol=1e-6)
+        np.testing.assert_array_equal(custom, trace["customdata"])
 
 
 def brightness(node: Any) -> float:

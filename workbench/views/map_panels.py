@@ -69,26 +69,17 @@ def default_pixel(record: Record) -> tuple[int, int]:
 
 
 def panel(values: np.ndarray, index: int, *, digits: int = 3, unit: str = "", name: str = "", **how: Any) -> Spec:
-    """Return one map as a heatmap on axes `index` (0 the first); a click names its pixel."""
+    """Return one map as a heatmap on axes `index` (0 the first); a click names its pixel. What is not finite is a gap."""
     step = stride_of(values.shape)
     height, width = values.shape
-    thin = np.asarray(values[::step, ::step], float)
+    thin = np.round(np.asarray(values[::step, ::step], float), digits)
     y, x = np.arange(0, height, step), np.arange(0, width, step)
     suffix = str(index + 1) if index else ""
     return {
-        "type": "heatmap", "z": _rounded(thin, digits), "x": x.tolist(), "y": y.tolist(), "name": name, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}",
-        "customdata": (y[:, None] * width + x).tolist(), "hoverongaps": False,
-        "hovertemplate": f"{house.escape(name)}: %{{z}} {unit}<br>column %{{x}}, row %{{y}}<extra></extra>", **how,
+        "type": "heatmap", "z": np.where(np.isfinite(thin), thin, np.nan), "x": x.tolist(), "y": y.tolist(), "name": name, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}",
+        "customdata": (y[:, None] * width + x).astype(np.int32), "hoverongaps": False,
+        "hovertemplate": f"{house.escape(name)}: %{{z:.{digits}~f}} {unit}<br>column %{{x}}, row %{{y}}<extra></extra>", **how,
     }  # fmt: skip
-
-
-def _rounded(values: np.ndarray, digits: int) -> list[list[float | None]]:
-    scaled = np.round(values, digits)
-    if np.isfinite(scaled).all():
-        return scaled.tolist()
-    gaps = scaled.astype(object)
-    gaps[~np.isfinite(scaled)] = None  # a gap, which a browser can read
-    return gaps.tolist()
 
 
 def axes(index: int, shape: tuple[int, ...], box: tuple[float, float, float, float]) -> Spec:
