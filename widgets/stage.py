@@ -54,7 +54,7 @@ def packed(figure: Any) -> Any:
         return [packed(v) for v in figure] if figure and isinstance(figure[0], dict) else figure
     if not isinstance(figure, np.ndarray) or figure.ndim != 2 or figure.dtype.kind not in "fiu":
         return figure
-    kind = "f4" if figure.dtype.kind == "f" else "u2" if 0 <= figure.min(initial=0) and figure.max(initial=0) < 1 << 16 else "i4"
+    kind = "f4" if figure.dtype.kind == "f" else "u2" if figure.min(initial=0) >= 0 and figure.max(initial=0) < 1 << 16 else "i4"
     return {
         "dtype": kind,
         "bdata": base64.b64encode(figure.astype(kind).tobytes()).decode("ascii"),
