@@ -46,8 +46,8 @@ def test_pictures_for_a_code_host_are_there(script: Path) -> None:
 def executed(script: Path, folder: Path) -> Any:
     """Return the notebook with its outputs, on a second kernel where the first fell silent.
 
-    Jupyter loses a message between client and kernel now and then (ipykernel issues 1471 and 1554): about one notebook in three
-    hundred waited here for ten minutes, its kernel idle. What a cell does wrong raises at once and is not tried again.
+    One notebook waited here for ten minutes and another for four, and neither did so again; lost messages between client and
+    kernel are reported of Jupyter (ipykernel issues 1471 and 1554). What a cell does wrong raises at once and is not tried again.
     """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellTimeoutError

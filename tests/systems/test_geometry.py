@@ -59,8 +59,8 @@ def test_homography_and_back_projection_are_one_map(seed: int, depth: float) -> 
         np.testing.assert_allclose(found, there[:2] / there[2], atol=1e-4, rtol=1e-9)
 
 
-@pytest.mark.parametrize(("texture", "share"), [("waves", 0.95), ("photograph", 0.92)])  # far photographs are nearly flat
-def test_the_true_depth_is_the_minimum_where_there_is_texture_and_no_occlusion(texture: str, share: float) -> None:
+@pytest.mark.parametrize("texture", ["waves", "photograph"])
+def test_the_true_depth_is_the_minimum_where_there_is_texture_and_no_occlusion(texture: str) -> None:
     setting = moved("street", texture=texture)
     shown = scenes.preset("street", 0, texture=texture)
     _, visible = scenes.flow(shown, shown.camera, 0.0, shown.moved_camera(0.4), 0.0)
@@ -76,7 +76,7 @@ def test_the_true_depth_is_the_minimum_where_there_is_texture_and_no_occlusion(t
     judged = visible & textured & flat & np.isfinite(raw)
     assert judged.sum() > 700
     near = np.abs(np.log(raw[judged] / setting.true[judged])) <= np.log(STEP) * 1.5
-    assert near.mean() >= share
+    assert near.mean() >= 0.95
 
 
 @pytest.mark.parametrize("speed", [-0.5, 0.25, 0.5, 0.75, 0.875])

@@ -419,9 +419,8 @@ def _street(p: _Painter) -> tuple[list[Thing], Sequence[float]]:
     mover = "thing that moves"
     return [
         p.plane([0, 1.3, 0], [0, -1, 0], "ground", "gravel"),
-        p.plane(
-            [0, 0, 13.5], [0, 0, -1], "wall", "grass"
-        ),  # not bricks: from here they repeat every five pixels, and matching mistakes one for the next
+        # Not bricks: from here they repeat every five pixels, and matching mistakes one for the next.
+        p.plane([0, 0, 13.5], [0, 0, -1], "wall", "astronaut"),
         p.box([-7.2, -1.5, 9], [1.8, 3, 3], "wall", 0.15, "gravel"),
         p.box([7.4, -1.5, 8.5], [1.8, 3, 3.5], "wall", -0.12, "gravel"),
         p.box([4.1, 0.45, 6.8], [0.6, 0.85, 0.6], "box", 0.5, "astronaut"),
