@@ -163,7 +163,7 @@ def torch_tree(q: Any, k_prefix: Any, v_prefix: Any, k_tree: Any, v_tree: Any, p
 
     group = q.shape[1] // k_tree.shape[1]
     mask = torch.ones(len(q), len(k_prefix) + len(k_tree), dtype=torch.bool)
-    mask[:, len(k_prefix) :] = torch.from_numpy(ancestors(parents.numpy())).bool()
+    mask[:, len(k_prefix) :] = torch.from_numpy(ancestors(parents.cpu().numpy())).bool()
     keys, values = (
         torch.cat(pair).transpose(0, 1).repeat_interleave(group, 0) for pair in ((k_prefix, k_tree), (v_prefix, v_tree))
     )
@@ -172,7 +172,7 @@ def torch_tree(q: Any, k_prefix: Any, v_prefix: Any, k_tree: Any, v_tree: Any, p
 
 def torch_gumbel(logits: Any, k: int, temperature: float, seed: int) -> Any:
     logprobs = (logits / temperature).log_softmax(-1)
-    noise = -torch.empty_like(logits).exponential_(generator=torch.Generator().manual_seed(seed)).log()
+    noise = -torch.empty_like(logits).exponential_(generator=torch.Generator(logits.device).manual_seed(seed)).log()
     perturbed, ids = (logprobs + noise).topk(k)
     return ids, perturbed, logprobs.gather(1, ids)
 
@@ -183,7 +183,8 @@ def torch_statistics(logits: Any, top_k: int) -> Any:
     return probs.topk(2), -(probs * logprobs).sum(-1), logits.logsumexp(-1)
 
 
-def torch_mass(q: Any, k: Any, query_bins: int, key_bins: int, probes: Any) -> Any:
+def torch_mass(q: Any, k: Any, query_bins: int, key_bins: int, probes: Any, **_: Any) -> Any:
+    """Return pooled mass and column sums; the shapes of the comparison have no window, soft cap or probes."""
     scores = q @ k.repeat_interleave(len(q) // len(k), 0).transpose(1, 2) / q.shape[-1] ** 0.5
     later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
     probs = scores.masked_fill_(later, -torch.inf).softmax(-1)
@@ -223,6 +224,31 @@ def other_cases() -> Iterator[Case]:
     yield spec_case("expert_dispatch", torch_dispatch, "one-hot cumsum")
 
 
+def torch_linear(x: Any, weight: Any) -> Any:
+    return linear(x, weight)
+
+
+def torch_dequantised(x: Any, weight: Any, scale: Any) -> Any:
+    return linear(
+        x, weight * (scale[:, None] if scale.ndim == 1 else scale.repeat_interleave(weight.shape[1] // scale.shape[1], 1))
+    )
+
+
+GPU_CASES: list[tuple[str, Callable[..., Any], str, dict[str, Any]]] = [
+    ("skinny_matmul", torch_linear, "F.linear", {"R": 1}),
+    ("skinny_matmul", torch_linear, "F.linear", {}),
+    ("skinny_matmul", torch_linear, "F.linear", {"R": 32}),
+    ("int8_matmul", torch_dequantised, "weights widened, then F.linear", {}),
+    ("int8_matmul", torch_dequantised, "weights widened, then F.linear", {"R": 8}),
+    ("tree_attention", torch_tree, "concatenate, mask, SDPA", {}),
+    ("tree_attention", torch_tree, "concatenate, mask, SDPA", {"N": 64, "H": 32, "K": 8, "d": 128, "P": 8192}),
+    ("gumbel_topk", torch_gumbel, "log_softmax, noise, topk", {}),
+    ("row_statistics", torch_statistics, "log_softmax, topk, sums", {}),
+    ("attention_mass", torch_mass, "softmax(QK^T), then pooled", {}),
+    ("attention_mass", torch_mass, "softmax(QK^T), then pooled", {"T": 8192}),
+    ("plane_sweep", torch_sweep, "grid_sample for each depth", {}),
+    ("expert_dispatch", torch_dispatch, "one-hot cumsum", {}),
+]
 GROUPS = {"skinny": skinny_cases, "int8": int8_cases, "step": step_cases, "others": other_cases}
 
 
@@ -291,34 +317,57 @@ def jit() -> None:
 
 
 def gpu(rounds: int) -> None:
-    """Print each operation's share of the roofline of this GPU, measured by a copy and a matrix product."""
+    """Print each operation on this GPU: a call, its kernels alone, torch on the same GPU, and the share of the roofline.
+
+    The roofline is the larger of bytes over the rate of a copy and operations over the rate of a matrix product, both
+    measured in this process. Inputs smaller than the GPU's cache may be read from there, as torch's are.
+    """
     import cupy
 
-    def seconds(body: Callable[[], Any]) -> float:
+    from workbench.kernels.launch import THREADS, compiled, stream
+
+    torch.set_default_device("cuda")  # what the peers make on the way
+
+    def seconds(body: Callable[[], Any], calls: int = 1) -> float:
         times = []
-        for _ in range(rounds + 3):
-            start, end = cupy.cuda.Event(), cupy.cuda.Event()
-            start.record()
-            body()
-            end.record()
-            end.synchronize()
-            times.append(cupy.cuda.get_elapsed_time(start, end) / 1e3)
+        with stream(None):
+            for _ in range(rounds + 3):
+                start, end = cupy.cuda.Event(), cupy.cuda.Event()
+                start.record()
+                for _ in range(calls):
+                    body()
+                end.record()
+                end.synchronize()
+                times.append(cupy.cuda.get_elapsed_time(start, end) / 1e3 / calls)
         return statistics.median(times[3:])
 
-    source, square = cupy.ones(2**28, cupy.float32), cupy.ones((4096, 4096), cupy.float32)
+    source, square = cupy.ones(2**28, cupy.float32), torch.rand(4096, 4096)
     target = cupy.empty_like(source)
     bandwidth = 2 * source.nbytes / seconds(lambda: cupy.copyto(target, source))
     peak = 2 * 4096**3 / seconds(lambda: square @ square)
-    print(f"copy {bandwidth / 1e9:.0f} GB/s, fp32 matrix product {peak / 1e12:.1f} TFLOP/s")
-    for name, spec in kernels.all().items():
-        made = spec.make(np.random.default_rng(0), **spec.bench)
+    print(f"{torch.cuda.get_device_name()}: copy {bandwidth / 1e9:.0f} GB/s, fp32 matrix product {peak / 1e12:.1f} TFLOP/s")
+    print(f"{'operation':64s} {'call ms':>9s} {'kernels ms':>10s} {'torch ms':>9s} {'ratio':>6s} {'of roofline':>11s}  against")
+    for name, theirs, note, sizes in GPU_CASES:
+        spec = import_module(f"workbench.kernels.{name}").SPEC
+        shape = spec.bench | sizes
+        made = spec.make(np.random.default_rng(0), **shape)
+        tensors = {k: torch.from_numpy(v).cuda() if isinstance(v, np.ndarray) else v for k, v in made.items()}
         arrays = {k: cupy.asarray(v) if isinstance(v, np.ndarray) else v for k, v in made.items()}
+        launches, _ = import_module(f"workbench.kernels.{name}.cuda").plan(cupy, THREADS, **arrays)
+
+        def kernels_alone(name: str = name, launches: Any = launches) -> None:
+            for launch in launches:
+                compiled(name, launch)(launch.grid, (THREADS, 1, 1), launch.arguments, shared_mem=launch.shared)
+
         function = getattr(kernels, name)
-        taken = seconds(lambda function=function, arrays=arrays: function(**arrays))  # type: ignore[misc]
-        moved, flops = spec.bytes(**spec.bench), spec.flops(**spec.bench)
-        bound = max(moved / bandwidth, flops / peak)
-        rates = f"{moved / taken / 1e9:9.1f} GB/s {flops / taken / 1e9:10.1f} GFLOP/s"
-        print(f"{name:18s} {taken * 1e3:9.3f} ms {rates} {bound / taken:6.0%} of the roofline", flush=True)
+        call, alone = seconds(lambda f=function, t=tensors: f(**t)), seconds(kernels_alone, 10)  # type: ignore[misc]
+        other = seconds(lambda f=theirs, t=tensors: f(**t))  # type: ignore[misc]
+        bound = max(spec.bytes(**shape) / bandwidth, spec.flops(**shape) / peak)
+        label = f"{name} " + " ".join(f"{k}={v}" for k, v in shape.items())
+        print(
+            f"{label:64s} {call * 1e3:9.3f} {alone * 1e3:10.3f} {other * 1e3:9.3f} {other / call:6.2f} {bound / alone:11.0%}  {note}",
+            flush=True,
+        )
 
 
 def main() -> None:

@@ -67,16 +67,29 @@ def _module(name: str, device: int) -> Any:
     return cupy.RawModule(code=source(name), options=options(), backend="nvrtc")
 
 
+def compiled(name: str, launch: Launch) -> Any:
+    """Return the function of a launch on the current GPU, compiled on first use."""
+    return _module(name, import_module("cupy").cuda.Device().id).get_function(launch.kernel)
+
+
 def run(name: str, plan: Callable[..., Plan], arguments: dict[str, Any]) -> Any:
     """Return the result of an operation on the current device and stream."""
     cupy = import_module("cupy")
     launches, result = plan(cupy, THREADS, **arguments)
     for launch in launches:
         launch.check(THREADS)
-        function = _module(name, cupy.cuda.Device().id).get_function(launch.kernel)
-        function(launch.grid, (THREADS, 1, 1), launch.arguments, shared_mem=launch.shared)
-        cupy.cuda.runtime.peekAtLastError()
+        compiled(name, launch)(launch.grid, (THREADS, 1, 1), launch.arguments, shared_mem=launch.shared)
     return result()
+
+
+class _Queue:
+    """A CUDA stream by its address, as the CUDA stream protocol hands it on; not every torch speaks it."""
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.address
 
 
 @contextlib.contextmanager
@@ -86,7 +99,7 @@ def stream(device: int | None) -> Iterator[None]:
     with cupy.cuda.Device(device):
         queue = cupy.cuda.get_current_stream()
         if torch is not None and torch.cuda.is_available():
-            queue = cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream)
+            queue = cupy.cuda.Stream.from_external(_Queue(torch.cuda.current_stream(device).cuda_stream))
         with queue:
             yield
 
