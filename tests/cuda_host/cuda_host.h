@@ -34,6 +34,10 @@
 #define INFINITE HUGE_VALF
 #define NOT_A_NUMBER NAN
 
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
 struct cuda_host_dim {
     unsigned x, y, z;
 };

@@ -9,7 +9,17 @@
 #endif
 
 #define WARP 32
+#define HELD 4  // values of a row that a thread keeps in registers
 #define EVERY_LANE 0xffffffffu
+
+__device__ inline bool aligned(const void* pointer, int bytes) {
+    return reinterpret_cast<unsigned long long>(pointer) % bytes == 0;
+}
+
+// Four neighbours in one read; the address must be a multiple of 16.
+__device__ inline float4 four(const float* place) {
+    return *reinterpret_cast<const float4*>(place);
+}
 
 __device__ inline float warp_sum(float value) {
     for (int step = WARP / 2; step > 0; step /= 2) value += __shfl_xor_sync(EVERY_LANE, value, step);
@@ -89,4 +99,49 @@ __device__ inline Softmax block_softmax(Softmax mine) {
     for (unsigned warp = 1; warp < blockDim.x / WARP; ++warp) all = softmax_join(all, parts[warp]);
     __syncthreads();
     return all;
+}
+
+// Writes a block's `count` best values, best first: a thread holds HELD of them, ids `first` on, where `left` has a bit.
+// Id -1 where none is left.
+__device__ inline void block_top(const float* held, unsigned left, int first, int count, float* values, int* ids) {
+    for (int j = 0; j < count; ++j) {
+        float value = -INFINITE;
+        int id = -1;
+#pragma unroll
+        for (int i = 0; i < HELD; ++i) {
+            if ((left >> i & 1) && better(held[i], first + i, value, id)) {
+                value = held[i];
+                id = first + i;
+            }
+        }
+        block_best(value, id);
+        if (id >= first && id < first + HELD) left &= ~(1u << (id - first));
+        if (threadIdx.x == 0) {
+            values[j] = value;
+            ids[j] = id;
+        }
+    }
+}
+
+// Makes (value, id) the best of `count` candidates after (value, id); id -1 stands before all of them, and then for none.
+__device__ inline void block_next(const float* values, const int* ids, int count, float& value, int& id) {
+    float last = value, best = -INFINITE;
+    int last_id = id, best_id = -1;
+    for (int i = threadIdx.x; i < count; i += blockDim.x) {
+        bool taken = last_id >= 0 && !better(last, last_id, values[i], ids[i]);
+        if (!taken && better(values[i], ids[i], best, best_id)) {
+            best = values[i];
+            best_id = ids[i];
+        }
+    }
+    block_best(best, best_id);
+    value = best;
+    id = best_id;
+}
+
+// Joins the softmaxes of a row's shares; every thread gets the whole.
+__device__ inline Softmax block_join(const float* parts, int count) {
+    Softmax mine = softmax_none();
+    for (int i = threadIdx.x; i < count; i += blockDim.x) mine = softmax_join(mine, {parts[3 * i], parts[3 * i + 1], parts[3 * i + 2]});
+    return block_softmax(mine);
 }

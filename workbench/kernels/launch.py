@@ -22,6 +22,7 @@ from workbench.errors import KernelError
 HERE = Path(__file__).parent
 THREADS = 256  # threads of a block; every kernel takes any multiple of 32
 WARP = 32
+HELD = 4  # values of a row that a thread of `common.cuh` keeps in registers
 
 
 @dataclass(frozen=True)

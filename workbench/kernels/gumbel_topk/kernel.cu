@@ -1,6 +1,5 @@
 // k ids without replacement: log-probability plus Gumbel noise from a counter-based generator. The noise is made with
-// roundings in a fixed order (no fused multiply-add), so the ids are those of every other backend. No noise is stored:
-// each of the k passes makes it again, and takes the best id after the last one taken.
+// roundings in a fixed order (no fused multiply-add), so the ids are those of every other backend. No noise is stored.
 #include "common.cuh"
 
 struct Words {
@@ -53,42 +52,47 @@ __device__ inline float gumbel(unsigned word) {
     return -exact_log(exponential);
 }
 
-extern "C" __global__ void draw(const float* logits, long long* ids, float* perturbed, float* logprobs, int vocabulary, int k,
-                                float temperature, unsigned k0, unsigned k1) {
-    int row = blockIdx.x;
+// A block makes the noise of one share of a row once, keeps it in registers, and leaves its k best and its softmax.
+extern "C" __global__ void share(const float* logits, float* parts, float* values, int* ids, int vocabulary, int kept,
+                                 float temperature, unsigned k0, unsigned k1) {
+    int row = blockIdx.x, group = blockIdx.y * blockDim.x + threadIdx.x, first = HELD * group;
     const float* own = logits + size_t(row) * vocabulary;
+    Words words = philox(group, row, 0, 0x4757424Cu, k0, k1);  // four words: HELD is 4
+    unsigned four[HELD] = {words.a, words.b, words.c, words.d}, left = 0;
+    float held[HELD];
     Softmax mine = softmax_none();
-    for (int i = threadIdx.x; i < vocabulary; i += blockDim.x) {
-        float scaled = __fdiv_rn(own[i], temperature);
+#pragma unroll
+    for (int i = 0; i < HELD; ++i) {
+        float scaled = first + i < vocabulary ? __fdiv_rn(own[first + i], temperature) : -INFINITE;
+        held[i] = __fadd_rn(scaled, gumbel(four[i]));
+        left |= unsigned(held[i] > -INFINITE) << i;
         if (scaled > -INFINITE) mine = softmax_join(mine, {scaled, 1.0f, 0.0f});
     }
     mine = block_softmax(mine);
-    float total = mine.peak + logf(mine.mass), last = INFINITE;
-    int last_id = -1;
+    size_t place = size_t(row) * gridDim.y + blockIdx.y;
+    if (threadIdx.x == 0) {
+        parts[3 * place] = mine.peak;
+        parts[3 * place + 1] = mine.mass;
+        parts[3 * place + 2] = mine.slope;
+    }
+    block_top(held, left, first, kept, values + place * kept, ids + place * kept);
+}
+
+extern "C" __global__ void merge(const float* logits, const float* parts, const float* values, const int* picked, long long* ids,
+                                 float* perturbed, float* logprobs, int vocabulary, int shares, int kept, int k,
+                                 float temperature) {
+    int row = blockIdx.x, id = -1;
+    Softmax all = block_join(parts + size_t(row) * shares * 3, shares);
+    float total = all.peak + logf(all.mass), value = INFINITE;
+    size_t candidates = size_t(row) * shares * kept;
+    bool any = true;
     for (int j = 0; j < k; ++j) {
-        float value = -INFINITE;
-        int id = -1;
-        for (int group = threadIdx.x; 4 * group < vocabulary; group += blockDim.x) {
-            Words words = philox(group, row, 0, 0x4757424Cu, k0, k1);
-            unsigned four[4] = {words.a, words.b, words.c, words.d};
-            for (int i = 4 * group; i < min(4 * group + 4, vocabulary); ++i) {
-                float noisy = __fadd_rn(__fdiv_rn(own[i], temperature), gumbel(four[i % 4]));
-                bool taken = j > 0 && !better(last, last_id, noisy, i);
-                if (noisy > -INFINITE && !taken && better(noisy, i, value, id)) {
-                    value = noisy;
-                    id = i;
-                }
-            }
-        }
-        block_best(value, id);
-        last = value;
-        last_id = id;
-        if (id < 0) break;  // the same in every thread
-        if (threadIdx.x == 0) {
-            size_t place = size_t(row) * k + j;
-            ids[place] = id;
-            perturbed[place] = value - total;
-            logprobs[place] = __fdiv_rn(own[id], temperature) - total;
-        }
+        if (any) block_next(values + candidates, picked + candidates, shares * kept, value, id);
+        any = any && id >= 0;  // the same in every thread
+        if (threadIdx.x != 0) continue;
+        size_t place = size_t(row) * k + j;
+        ids[place] = any ? id : -1;
+        perturbed[place] = any ? value - total : -INFINITE;
+        logprobs[place] = any ? __fdiv_rn(logits[size_t(row) * vocabulary + id], temperature) - total : -INFINITE;
     }
 }

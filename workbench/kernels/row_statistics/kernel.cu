@@ -1,38 +1,55 @@
-// Statistics of every row of logits: one block a row. The first pass is an online softmax; each further pass over the
-// row, now in the second-level cache, takes the next best id.
+// Statistics of every row of logits. `share`: a block reads one share of a row once, into registers, and leaves that
+// share's softmax and best ids. `merge`: a block for each row joins its shares.
 #include "common.cuh"
 
-extern "C" __global__ void statistics(const float* logits, float* values, long long* ids, float* entropy, float* total,
-                                      int vocabulary, int kept) {
-    int row = blockIdx.x;
-    const float* own = logits + size_t(row) * vocabulary;
+extern "C" __global__ void share(const float* logits, float* parts, float* values, int* ids, int vocabulary, int kept) {
+    int first = (blockIdx.y * blockDim.x + threadIdx.x) * HELD;
+    const float* own = logits + size_t(blockIdx.x) * vocabulary;
+    float held[HELD];
+    unsigned left = 0;
     Softmax mine = softmax_none();
-    for (int i = threadIdx.x; i < vocabulary; i += blockDim.x)
-        if (own[i] > -INFINITE) mine = softmax_join(mine, {own[i], 1.0f, 0.0f});
-    mine = block_softmax(mine);
-    bool possible = mine.mass > 0.0f;
-    if (threadIdx.x == 0) {
-        entropy[row] = possible ? logf(mine.mass) - mine.slope / mine.mass : NOT_A_NUMBER;
-        total[row] = possible ? mine.peak + logf(mine.mass) : -INFINITE;
+#pragma unroll
+    for (int i = 0; i < HELD; ++i) {
+        bool there = first + i < vocabulary;
+        held[i] = there ? own[first + i] : -INFINITE;
+        left |= unsigned(there) << i;
+        if (held[i] > -INFINITE) mine = softmax_join(mine, {held[i], 1.0f, 0.0f});
     }
-    float last = INFINITE;
-    int last_id = -1;
-    for (int j = 0; j < kept; ++j) {
-        float value = -INFINITE;
-        int id = -1;
-        for (int i = threadIdx.x; i < vocabulary; i += blockDim.x) {
-            bool taken = j > 0 && !better(last, last_id, own[i], i);
-            if (!taken && better(own[i], i, value, id)) {
-                value = own[i];
-                id = i;
-            }
+    mine = block_softmax(mine);
+    size_t place = size_t(blockIdx.x) * gridDim.y + blockIdx.y;
+    if (threadIdx.x == 0) {
+        parts[3 * place] = mine.peak;
+        parts[3 * place + 1] = mine.mass;
+        parts[3 * place + 2] = mine.slope;
+    }
+    block_top(held, left, first, kept, values + place * kept, ids + place * kept);
+}
+
+extern "C" __global__ void merge(const float* parts, const float* values, const int* ids, long long* argmax, float* p1, float* p2,
+                                 float* entropy, float* total, long long* top_ids, float* top_probs, int shares, int kept,
+                                 int wanted, int top_k) {
+    int row = blockIdx.x, id = -1;
+    Softmax all = block_join(parts + size_t(row) * shares * 3, shares);
+    bool possible = all.mass > 0.0f;
+    float sum = possible ? all.peak + logf(all.mass) : -INFINITE, value = INFINITE;
+    if (threadIdx.x == 0) {
+        entropy[row] = possible ? logf(all.mass) - all.slope / all.mass : NOT_A_NUMBER;
+        total[row] = sum;
+        p2[row] = possible ? 0.0f : NOT_A_NUMBER;  // of a vocabulary of one
+    }
+    size_t candidates = size_t(row) * shares * kept;
+    for (int j = 0; j < wanted; ++j) {
+        block_next(values + candidates, ids + candidates, shares * kept, value, id);
+        if (threadIdx.x != 0) continue;
+        float probability = possible ? expf(value - sum) : NOT_A_NUMBER;
+        if (j == 0) {
+            argmax[row] = id;
+            p1[row] = probability;
         }
-        block_best(value, id);
-        last = value;
-        last_id = id;
-        if (threadIdx.x == 0) {
-            values[size_t(row) * kept + j] = value;
-            ids[size_t(row) * kept + j] = id;
+        if (j == 1) p2[row] = probability;
+        if (j < top_k) {
+            top_ids[size_t(row) * top_k + j] = id;
+            top_probs[size_t(row) * top_k + j] = probability;
         }
     }
 }
