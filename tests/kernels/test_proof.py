@@ -22,6 +22,7 @@ CASES = [
     for name, spec in SPECS.items()
     for sizes in spec.sizes
 ]
+GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 HOST_LIMIT = 3e6  # FLOPs: operating-system threads stand in for GPU threads
 HOST_CASES = [case for case in CASES if SPECS[case.values[0]].flops(**case.values[1]) < HOST_LIMIT]
 
@@ -80,6 +81,31 @@ def test_gpu_equals_the_reference(name, sizes, dtype):
     assert_close(name, tuple(p.cpu().numpy() for p in parts(got)), tuple(p.numpy() for p in parts(wanted)), dtype)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["skinny_matmul", "int8_matmul"])
+def test_gpu_takes_tensors_that_start_anywhere(name):
+    arguments = to_torch(make(name, {"R": 3, "in": 64, "out": 9}))
+    shifted = {}
+    for key, value in arguments.items():  # contiguous, yet not where a wide read may start
+        flat = torch.empty(value.numel() + 1, dtype=value.dtype, device="cuda")
+        flat[1:] = value.flatten().cuda()
+        shifted[key] = flat[1:].view(value.shape)
+    np.testing.assert_allclose(run(name, shifted).cpu(), run(name, arguments, "reference"), *SPECS[name].tolerance["float32"])
+
+
+@pytest.mark.gpu
+def test_gpu_works_on_torchs_own_stream():
+    logits = torch.randn(64, 49152, generator=torch.Generator().manual_seed(0))
+    wanted = kernels.row_statistics(logits, 3)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        late = logits.to("cuda", non_blocking=True)
+        for _ in range(200):  # work for the stream to be behind with
+            late = late + 0
+        got = kernels.row_statistics(late, 3)
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(a.cpu(), b, 1e-5, 1e-5)
+
+
 def arguments_as_numpy(arguments):
     return {k: spec_module._to_numpy(v) if torch.is_tensor(v) else v for k, v in arguments.items()}
 
@@ -114,7 +140,7 @@ def test_non_contiguous_input_gives_the_same_numbers(name):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "host"])
+@pytest.mark.parametrize("backend", ["cpu", "host", GPU])
 @pytest.mark.parametrize("name", ["row_statistics", "gumbel_topk"])
 def test_extreme_logits(name, backend):
     logits = np.zeros((6, 99), np.float32)
@@ -130,7 +156,7 @@ def test_extreme_logits(name, backend):
         np.testing.assert_allclose(a, b, 1e-5, 2e-3)  # 2e-3: fp32 next to 1e4
 
 
-@pytest.mark.parametrize("backend", ["cpu", "host"])
+@pytest.mark.parametrize("backend", ["cpu", "host", GPU])
 @pytest.mark.parametrize("name", ["skinny_matmul", "int8_matmul"])
 def test_a_row_does_not_depend_on_the_others(name, backend):
     arguments = make(name, {"R": 9, "in": 99, "out": 21})

@@ -21,6 +21,11 @@ __device__ inline float4 four(const float* place) {
     return *reinterpret_cast<const float4*>(place);
 }
 
+// sum + a . b, in a fixed order of fused multiply-adds.
+__device__ inline float dot(float4 a, float4 b, float sum) {
+    return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
+}
+
 __device__ inline float warp_sum(float value) {
     for (int step = WARP / 2; step > 0; step /= 2) value += __shfl_xor_sync(EVERY_LANE, value, step);
     return value;

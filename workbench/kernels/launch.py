@@ -68,9 +68,14 @@ def _module(name: str, device: int) -> Any:
     return cupy.RawModule(code=source(name), options=options(), backend="nvrtc")
 
 
+@lru_cache(maxsize=256)
+def _function(name: str, kernel: str, device: int) -> Any:
+    return _module(name, device).get_function(kernel)
+
+
 def compiled(name: str, launch: Launch) -> Any:
     """Return the function of a launch on the current GPU, compiled on first use."""
-    return _module(name, import_module("cupy").cuda.Device().id).get_function(launch.kernel)
+    return _function(name, launch.kernel, import_module("cupy").cuda.Device().id)
 
 
 def run(name: str, plan: Callable[..., Plan], arguments: dict[str, Any]) -> Any:

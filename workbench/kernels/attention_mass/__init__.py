@@ -100,6 +100,7 @@ SPEC = Spec(
     signature="q (H, T, d), k (K, T, d), bins, probes (m,) -> mass (H, Bq, Bk), column_sum (H, T)",
     axes={"H": "heads", "K": "key heads", "T": "positions", "d": "head width", "m": "probes"},
     arrays={"q": "f", "k": "f", "probes": "i"},
+    host=("probes",),
     check=_check,
     make=_make,
     sizes=(

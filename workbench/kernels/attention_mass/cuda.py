@@ -29,20 +29,22 @@ def plan(
     heads, length, width = q.shape
     tile = WARP * (width + 1)  # floats of a tile of keys; what the rest of 48 KB holds of queries decides who asks
     workers = max(1, min(threads // WARP, (12288 - tile) // (ROWS * width)))
-    asked = xp.arange(length, dtype=xp.int32) if probes is None else xp.sort(probes).astype(xp.int32)
-    bins = [xp.asarray(np.repeat(np.arange(n), np.diff(bin_edges(length, n)))).astype(xp.int32) for n in (query_bins, key_bins)]
-    query_bin = xp.ascontiguousarray(bins[0][asked])
+    rows = np.arange(length) if probes is None else np.sort(probes)
+    bins = [np.repeat(np.arange(n), np.diff(bin_edges(length, n))) for n in (query_bins, key_bins)]
+    together = xp.asarray(np.concatenate([rows, bins[0][rows], bins[1]]).astype(np.int32))  # one transfer
+    asked, query_bin, key_bin = together[: rows.size], together[rows.size : 2 * rows.size], together[2 * rows.size :]
     mass = xp.zeros((heads, query_bins, key_bins), xp.float32)
     column_sum = xp.zeros((heads, length), xp.float32)
     sizes = (heads, k.shape[0], length, width, asked.size, query_bins, key_bins)
     seen = (integer(length if window is None else min(window, length)), np.float32(softcap or 0.0))
-    arguments = (q, k, asked, query_bin, bins[1], mass, column_sum, *(integer(size) for size in sizes), *seen, integer(workers))
+    arguments = (q, k, asked, query_bin, key_bin, mass, column_sum, *(integer(size) for size in sizes), *seen, integer(workers))
     shared = 4 * (tile + workers * ROWS * width)
     grid = (blocks(asked.size, workers * ROWS), heads, 1)
 
     def result() -> AttentionMass:
-        counts = xp.bincount(query_bin, minlength=query_bins)[None, :, None]
-        means = xp.where(counts > 0, mass / xp.maximum(counts, 1), xp.nan).astype(xp.float32)
+        with np.errstate(divide="ignore"):  # a bin without asked rows is NaN
+            share = 1 / np.bincount(bins[0][rows], minlength=query_bins)
+        means = mass * xp.asarray(np.where(share < np.inf, share, np.nan).astype(np.float32))[None, :, None]
         return AttentionMass(means, column_sum)
 
     return [Launch("pool", grid, arguments, shared)] if asked.size else [], result

@@ -11,13 +11,14 @@ extern "C" __global__ void pool(const float* q, const float* k, const int* asked
     DYNAMIC_SHARED(memory);
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, stride = width + 1;
     float *keys = memory, *queries = keys + WARP * stride + warp * width * ROWS;  // a multiple of 16 bytes in
-    int h = blockIdx.y, each = workers * ROWS, place = int(blockIdx.x) * each + warp * ROWS, row[ROWS], latest = -1;
+    int h = blockIdx.y, each = workers * ROWS, row[ROWS], latest = -1;
+    int block = gridDim.x - 1 - blockIdx.x, place = block * each + warp * ROWS;  // the latest rows, which see most, go first
     for (int r = 0; r < ROWS; ++r) {
         row[r] = warp < workers && place + r < count ? asked[place + r] : -1;
         latest = max(latest, row[r]);
     }
-    int end = asked[min(count, int(blockIdx.x + 1) * each) - 1] + 1;  // `asked` ascends
-    int start = max(0, asked[blockIdx.x * each] + 1 - window) / WARP * WARP;  // no row of the block looks further back
+    int end = asked[min(count, (block + 1) * each) - 1] + 1;  // `asked` ascends
+    int start = max(0, asked[block * each] + 1 - window) / WARP * WARP;  // no row of the block looks further back
     const float* own_keys = k + size_t(h / (heads / key_heads)) * length * width;
     float scale = 1.0f / sqrtf(float(width)), peak[ROWS], total[ROWS];
 #pragma unroll
@@ -32,8 +33,8 @@ extern "C" __global__ void pool(const float* q, const float* k, const int* asked
         for (int first = start; first < end; first += WARP) {
             int tile = min(WARP, end - first), key = first + lane;
             __syncthreads();
-            for (int i = threadIdx.x; i < tile * width; i += blockDim.x)
-                keys[i / width * stride + i % width] = own_keys[size_t(first) * width + i];
+            for (int t = warp; t < tile; t += blockDim.x / WARP)
+                for (int c = lane; c < width; c += WARP) keys[t * stride + c] = own_keys[size_t(first + t) * width + c];
             __syncthreads();
             if (latest < first) continue;  // the whole warp: all these keys lie ahead of its rows
             float score[ROWS] = {}, sum = 0.0f;

@@ -12,8 +12,8 @@ from workbench.kernels.launch import run as launch
 def plan(xp: Any, threads: int, *, experts: Any, weights: Any, num_experts: int, capacity: int, order: str, seed: int) -> Plan:
     """Return the launches of `rank`, `offset` and `place` and their result."""
     tokens, choices = experts.shape
-    host = weights.get() if hasattr(weights, "get") else weights
-    served = xp.asarray(token_order(host, order, seed))
+    needed = weights.get() if order == "priority" and hasattr(weights, "get") else weights
+    served = xp.asarray(token_order(needed, order, seed))
     chosen = experts.astype(xp.int32)
     slot, load = xp.full(experts.shape, -1, xp.int32), xp.zeros(num_experts, xp.int64)
     offsets, permutation = xp.zeros(num_experts + 1, xp.int64), xp.zeros(experts.size, xp.int64)

@@ -119,9 +119,8 @@ def _check(
             raise shape_error(where, name, str(shape), array)
     if depths.ndim != 1 or (depths.size and not float(depths.min()) > 0):
         raise InputError(expected(f"{where}: depths", "(D,) positive numbers", f"shape {tuple(depths.shape)}"))
-    host = intrinsics.get() if hasattr(intrinsics, "get") else intrinsics
-    if not np.isfinite(host).all() or np.linalg.matrix_rank(host) < 3:
-        raise InputError(expected(f"{where}: intrinsics", "a camera matrix with an inverse", np.array2string(host)))
+    if not np.isfinite(intrinsics).all() or np.linalg.matrix_rank(intrinsics) < 3:
+        raise InputError(expected(f"{where}: intrinsics", "a camera matrix with an inverse", np.array2string(intrinsics)))
     if not 0 <= temperature < np.inf:
         raise InputError(expected(f"{where}: temperature", "0 (no softmax) or a positive number", temperature))
     if border < 0:
@@ -151,6 +150,7 @@ SPEC = Spec(
     signature="target, source (C, h, w), K (3, 3), R (3, 3), t (3,), depths (D,) -> cost, valid (D, h, w); asked for: softmax, arg-min, entropy",
     axes={"C": "channels", "h": "rows", "w": "columns", "D": "depths"},
     arrays=dict.fromkeys(("target", "source", "intrinsics", "rotation", "translation", "depths"), "f"),
+    host=("intrinsics", "rotation", "translation"),
     check=_check,
     make=_make,
     sizes=(

@@ -26,21 +26,22 @@ def plan(
 ) -> Plan:
     """Return the launch of `sweep`, then of `law` above temperature 0, and the result."""
     channels, height, width = target.shape
-    host = [array.get() if hasattr(array, "get") else array for array in (intrinsics, rotation, translation)]
-    homography, shift = (xp.asarray(part.astype(np.float32)) for part in projection(*host))
+    turn, move = projection(intrinsics, rotation, translation)
+    together = xp.asarray(np.concatenate([turn.ravel(), move]).astype(np.float32))  # one transfer
+    homography, shift = together[:9], together[9:]
     cost = xp.zeros((depths.size, height, width), xp.float32)
     valid = xp.zeros(cost.shape, xp.uint8)
     sizes = (integer(size) for size in (channels, height, width, depths.size, border))
     arguments = (target, source, homography, shift, depths, cost, valid, *sizes, np.float32(NEAR), np.float32(SLACK))
     launches = [Launch("sweep", (blocks(width, threads), height, depths.size), arguments)] if cost.size else []
     if not temperature:
-        return launches, lambda: PlaneSweep(cost, valid.astype(bool))
+        return launches, lambda: PlaneSweep(cost, valid.view(bool))
     probability, entropy = xp.zeros(cost.shape, xp.float32), xp.zeros(cost.shape[1:], xp.float32)
     best = xp.full(cost.shape[1:], -1, xp.int32)
     results = (probability, best, entropy, integer(height * width), integer(depths.size), np.float32(temperature))
     if cost.size:
         launches.append(Launch("law", (blocks(height * width, threads), 1, 1), (cost, valid, *results)))
-    return launches, lambda: DepthSweep(cost, valid.astype(bool), probability, best, entropy)
+    return launches, lambda: DepthSweep(cost, valid.view(bool), probability, best, entropy)
 
 
 def run(**arguments: Any) -> Any:

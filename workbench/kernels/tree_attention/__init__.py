@@ -62,8 +62,6 @@ def _check(q: Any, k_prefix: Any, v_prefix: Any, k_tree: Any, v_tree: Any, paren
 
 def check_parents(where: str, parents: Any) -> None:
     """Raise InputError unless every parent comes before its node and is -1 or a node."""
-    if hasattr(parents, "get"):  # CuPy: the parents of a tree are few
-        parents = parents.get()
     bad = np.flatnonzero((parents < -1) | (parents >= np.arange(len(parents))))
     if bad.size:
         n = int(bad[0])
@@ -93,6 +91,7 @@ SPEC = Spec(
     signature="q (N, H, d), k/v prefix (P, K, d), k/v tree (M, K, d), parents (M,) -> out (N, H, d), lse (N, H)",
     axes={"N": "asking nodes", "M": "tree nodes", "H": "heads", "K": "key heads", "d": "head width", "P": "prefix"},
     arrays={"q": "f", "k_prefix": "f", "v_prefix": "f", "k_tree": "f", "v_tree": "f", "parents": "i"},
+    host=("parents",),
     check=_check,
     make=_make,
     sizes=(

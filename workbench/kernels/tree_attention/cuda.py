@@ -20,8 +20,8 @@ def plan(xp: Any, threads: int, *, q: Any, k_prefix: Any, v_prefix: Any, k_tree:
         raise InputError(expected("tree_attention: q", "a head width of at most 256 on a GPU", width))
     warps, tile, keys = threads // WARP, 32 if width <= 128 else 16, k_prefix.shape[0] + in_tree
     splits = max(1, blocks(keys, SHARE))
-    out, lse = xp.zeros(q.shape, xp.float32), xp.zeros((nodes, heads), xp.float32)
-    partial, partial_lse = (xp.zeros((splits, *shape), xp.float32) for shape in (q.shape, lse.shape))
+    out, lse = xp.empty(q.shape, xp.float32), xp.empty((nodes, heads), xp.float32)
+    partial, partial_lse = (xp.empty((splits, *shape), xp.float32) for shape in (q.shape, lse.shape))
     seen = xp.asarray(ancestors(parents))
     sizes = [integer(size) for size in (nodes, heads, key_heads, width, k_prefix.shape[0], in_tree, SHARE, tile)]
     arrays = (q, k_prefix, v_prefix, k_tree, v_tree, seen, partial, partial_lse)
@@ -35,9 +35,8 @@ def plan(xp: Any, threads: int, *, q: Any, k_prefix: Any, v_prefix: Any, k_tree:
     return launches if out.size else [], lambda: (out, lse)
 
 
-def ancestors(parents: Any) -> np.ndarray:
+def ancestors(parents: np.ndarray) -> np.ndarray:
     """Return (M, M) uint8, 1 where node n sees node m: itself and its ancestors."""
-    parents = parents.get() if hasattr(parents, "get") else parents
     seen = np.eye(len(parents), dtype=np.uint8)
     for n, parent in enumerate(parents):
         if parent >= 0:

@@ -22,12 +22,15 @@ extern "C" __global__ void attend(const float* q, const float* k_prefix, const f
     for (int first = begin; first < end; first += tile) {
         int count = min(tile, end - first);
         __syncthreads();
-        for (int i = threadIdx.x; i < count * width; i += blockDim.x) {
-            int t = i / width, c = i % width, key = first + t;
+        for (int t = warp; t < count; t += warps) {
+            int key = first + t;
             bool in_prefix = key < prefix;
-            size_t place = (size_t(in_prefix ? key : key - prefix) * key_heads + key_head) * width + c;
-            keys[t * stride + c] = in_prefix ? k_prefix[place] : k_tree[place];
-            values[t * width + c] = in_prefix ? v_prefix[place] : v_tree[place];
+            size_t place = (size_t(in_prefix ? key : key - prefix) * key_heads + key_head) * width;
+            const float *from_k = (in_prefix ? k_prefix : k_tree) + place, *from_v = (in_prefix ? v_prefix : v_tree) + place;
+            for (int c = lane; c < width; c += WARP) {
+                keys[t * stride + c] = from_k[c];
+                values[t * width + c] = from_v[c];
+            }
         }
         __syncthreads();
         int key = first + lane;
