@@ -351,8 +351,9 @@ def gpu(rounds: int) -> None:
         spec = import_module(f"workbench.kernels.{name}").SPEC
         shape = spec.bench | sizes
         made = spec.make(np.random.default_rng(0), **shape)
-        tensors = {k: torch.from_numpy(v).cuda() if isinstance(v, np.ndarray) else v for k, v in made.items()}
-        arrays = {k: cupy.asarray(v) if isinstance(v, np.ndarray) else v for k, v in made.items()}
+        large = {k for k, v in made.items() if isinstance(v, np.ndarray) and k not in spec.host}
+        tensors = {k: torch.from_numpy(v).cuda() if k in large else v for k, v in made.items()}
+        arrays = {k: cupy.asarray(v) if k in large else v for k, v in made.items()}
         launches, _ = import_module(f"workbench.kernels.{name}.cuda").plan(cupy, THREADS, **arrays)
 
         def kernels_alone(name: str = name, launches: Any = launches) -> None:
@@ -361,7 +362,8 @@ def gpu(rounds: int) -> None:
 
         function = getattr(kernels, name)
         call, alone = seconds(lambda f=function, t=tensors: f(**t)), seconds(kernels_alone, 10)  # type: ignore[misc]
-        other = seconds(lambda f=theirs, t=tensors: f(**t))  # type: ignore[misc]
+        moved = {k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in tensors.items()}
+        other = seconds(lambda f=theirs, t=moved: f(**t))  # type: ignore[misc]
         bound = max(spec.bytes(**shape) / bandwidth, spec.flops(**shape) / peak)
         label = f"{name} " + " ".join(f"{k}={v}" for k, v in shape.items())
         print(
