@@ -41,7 +41,7 @@ def made_once(make: Callable[[Any], Made]) -> Callable[[Any], Made]:
     def kept(model: Any) -> Made:
         place = device_of(model)
         with lock:
-            places = made[model] if model in made else {}
+            places = made[model] if model in made else {}  # noqa: SIM401 - get fails on what no weak reference can hold
             if place not in places:
                 places[place] = make(model)  # refuses what is no model
                 made[model] = places
