@@ -36,8 +36,10 @@ from workbench.record import Record
 
 DEVICE = os.environ.get("WORKBENCH_TEST_DEVICE", "cuda")
 REAL = pytest.param(DEVICE, marks=pytest.mark.gpu if DEVICE.startswith("cuda") else ())
-#: Without CuPy the kernels bring a GPU's arrays here, and say so once.
-pytestmark = pytest.mark.filterwarnings("ignore::workbench.kernels.KernelWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::workbench.kernels.KernelWarning"),  # without CuPy they bring a GPU's arrays here
+    pytest.mark.filterwarnings("ignore:Please use the new API settings"),  # of torch's switch for products of ten bits
+]
 
 IDS = np.random.default_rng(5).integers(0, 60, 40)
 SMALL: dict[str, Any] = {
@@ -54,7 +56,7 @@ def move(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # products of ten bits in convolutions are the default there
     if request.param == pretend.NAME:
         if not pretend.possible():
-            pytest.skip("This torch lets no Python code be a device: use torch 2.10 or later.")
+            pytest.skip("This torch lets no Python code be a device; later ones do.")
         with pretend.device():
             yield lambda model: _moved(model, pretend.move)
     else:
