@@ -58,9 +58,9 @@ audit: $(INSTALLED) ## packages and their licences against docs/licences.md, and
 bench: model ## side-by-side measurements, printed as ratios
 	@for file in benchmarks/[!_]*.py; do echo "== $$file"; $(RUN) $$file || exit 1; done
 
-gpu-test: $(INSTALLED) ## the kernels' tests on an NVIDIA GPU
+gpu-test: $(INSTALLED) ## the tests of kernels and models on an NVIDIA GPU
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,cuda]'
-	$(RUN) -m pytest -m gpu tests/kernels
+	$(RUN) -m pytest -m gpu tests/kernels tests/test_gpu_models.py
 
 gpu-bench: $(INSTALLED) ## the kernels against the GPU's own roofline
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,cuda]'

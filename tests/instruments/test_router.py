@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from workbench.errors import InputError, ModelError
 from workbench.instruments import router
+from workbench.models.devices import device_of
 
 SMALL: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8,
@@ -308,7 +309,7 @@ def test_a_model_spread_over_devices_is_read_as_a_whole_one(tmp_path: Path) -> N
         seen = router.capture(spread, IDS)
         np.testing.assert_array_equal(seen.expert, whole.expert)
         np.testing.assert_allclose(seen.logits, whole.logits, atol=1e-6)
-    assert str(router.device_of(spread)) == "cpu"
+    assert str(device_of(spread)) == "cpu"
 
 
 def test_two_captures_at_once_do_not_meet() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from workbench import kernels
 from workbench.errors import InputError, ModelError, expected
 from workbench.instruments import taps
+from workbench.models.devices import beside
 
 CHECKED_TOKENS = 24
 WINDOW = 512  # most rows or columns of an exact window
@@ -156,7 +157,7 @@ def _why_not(model: Any) -> str:
         return str(error).rstrip(".")
     eager = taps.decoder(taps.eager_view(model))
     with torch.inference_mode():
-        maps = eager(input_ids=torch.from_numpy(ids)[None].to(eager.device), use_cache=False, output_attentions=True).attentions
+        maps = eager(input_ids=beside(eager, ids[None]), use_cache=False, output_attentions=True).attentions
     if not maps or len(maps) != len(seen.layers):
         return "it does not return attention weights to compare with"
     truth = np.stack([layer[0].float().cpu().numpy() for layer in maps])
@@ -281,7 +282,7 @@ def _capture(model: Any, ids: np.ndarray, pool: _Pool, embeds: Any = None) -> At
     import torch
 
     inner = taps.decoder(taps.view(model))
-    given = {"input_ids": torch.from_numpy(ids)[None].to(inner.device)} if embeds is None else {"inputs_embeds": embeds}
+    given = {"input_ids": beside(inner, ids[None])} if embeds is None else {"inputs_embeds": embeds}
     with torch.inference_mode(), taps.attending(pool):
         inner(**given, use_cache=False)
     if not pool.mass:

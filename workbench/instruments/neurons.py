@@ -6,8 +6,6 @@ and pass what they see to the handler of the current context, which may answer w
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,12 +15,11 @@ import numpy as np
 
 from workbench.errors import ModelError
 from workbench.instruments import taps
+from workbench.models.devices import beside, made_once
 
 #: Gets (layer, activations (B, T, D)); returns other activations, or None to leave them.
 Handler = Callable[[int, Any], Any]
 _handler: ContextVar[Handler | None] = ContextVar("neuron handler", default=None)
-_views: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
 
 
 def feed_forward(model: Any) -> list[Any]:
@@ -40,16 +37,14 @@ def feed_forward(model: Any) -> list[Any]:
     return blocks
 
 
+@made_once
 def view(model: Any) -> Any:
     """Return the model's view with a hook before each `down_proj`; made once for each model, which stays as it is."""
-    with _lock:
-        if model not in _views:
-            feed_forward(model)
-            made = taps.plain_view(model)
-            for layer, block in enumerate(feed_forward(made)):
-                block.down_proj.register_forward_pre_hook(_hook(layer))
-            _views[model] = made
-        return _views[model]
+    feed_forward(model)
+    made = taps.plain_view(model)
+    for layer, block in enumerate(feed_forward(made)):
+        block.down_proj.register_forward_pre_hook(_hook(layer))
+    return made
 
 
 def _hook(layer: int) -> Callable[..., Any]:
@@ -91,5 +86,5 @@ def activation_means(model: Any, ids: np.ndarray, on_row: Callable[[int], None] 
         for i, row in enumerate(ids):
             if on_row is not None:
                 on_row(i)
-            made(input_ids=torch.from_numpy(row)[None], use_cache=False)
+            made(input_ids=beside(model, row[None]), use_cache=False)
     return (sums / ids.size).float().numpy()

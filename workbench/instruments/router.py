@@ -8,8 +8,6 @@ to the handler of the current context: the shared model is never touched, and tw
 from __future__ import annotations
 
 import re
-import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +18,7 @@ import numpy as np
 
 from workbench.errors import InputError, ModelError, expected
 from workbench.instruments import taps
+from workbench.models.devices import beside, made_once
 
 #: Endings of the class names of routers, and names that end alike and route nothing.
 _ROUTER = re.compile(r"(Router|TopKGating|Gate)$")
@@ -85,8 +84,6 @@ class Routing:
 
 
 _handler: ContextVar[Handler | None] = ContextVar("router handler", default=None)
-_views: weakref.WeakKeyDictionary[Any, View] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
 
 
 @dataclass
@@ -97,19 +94,13 @@ class View:
     routers: list[tuple[str, str, int]] = field(default_factory=list)
 
 
+@made_once
 def view(model: Any) -> View:
     """Return the model's view with hooks on its routers; made once for each model, which stays as it is.
 
     Raises:
         ModelError: the model has no router, or one that cannot be read; the sentence says why.
     """
-    with _lock:
-        if model not in _views:
-            _views[model] = _make(model)
-        return _views[model]
-
-
-def _make(model: Any) -> View:
     refuse(model)
     made = View(taps.plain_view(model))
     parents = dict(made.model.named_modules())
@@ -329,13 +320,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return (shifted / shifted.sum(-1, keepdims=True)).astype(np.float32)
 
 
-def device_of(model: Any) -> Any:
-    """Return the device that token ids go to: that of the first weights that lie on one (offloaded weights lie on none)."""
-    import torch
-
-    return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
-
-
 def checked_ids(token_ids: Any, vocab_size: int) -> np.ndarray:
     """Return ids as (B, T) int64.
 
@@ -380,11 +364,9 @@ def capture(
     if context and ids.shape[1] > context:
         raise InputError(expected("text", f"at most {context} tokens (the model's context)", ids.shape[1], "", "Shorten it"))
     collected = Collector(made, handler)
-    device = device_of(made.model)
     with torch.inference_mode(), routing(collected):
         for start in range(0, len(ids), rows):
-            part = torch.from_numpy(ids[start : start + rows]).to(device)
-            out = made.model(input_ids=part, use_cache=False)
+            out = made.model(input_ids=beside(made.model, ids[start : start + rows]), use_cache=False)
             if on_rows is not None:
                 on_rows(start, getattr(out, "logits", None))
     return collected.routing()

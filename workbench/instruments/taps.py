@@ -7,8 +7,6 @@ change the model for everybody; a *view* has the same weights behind modules and
 from __future__ import annotations
 
 import copy
-import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +15,7 @@ from itertools import chain
 from typing import Any
 
 from workbench.errors import ModelError, expected
+from workbench.models.devices import made_once
 
 NAME = "workbench_tap"
 ROWS = 256  # query rows in flight where a layer's attention is not one call of torch
@@ -68,8 +67,6 @@ class Call:
 
 Handler = Callable[[Call], Any]
 _handler: ContextVar[Handler | None] = ContextVar("attention handler", default=None)
-_views: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
 
 
 def _in_blocks(call: Call) -> Any:
@@ -133,16 +130,14 @@ def _attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **optio
     return (call.dense() if handler is None else handler(call)), None
 
 
+@made_once
 def view(model: Any) -> Any:
     """Return a model of the same weights whose attention passes through the tap. Made once for each model; the model stays as it is.
 
     Raises:
         ModelError: the model's class does not let a configuration choose its attention function.
     """
-    with _lock:
-        if model not in _views:
-            _views[model] = _make_view(model)
-        return _views[model]
+    return _make_view(model)
 
 
 def eager_view(model: Any) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 
 from workbench.errors import InputError, ModelError, expected
 from workbench.instruments import taps
+from workbench.models.devices import device_of
 from workbench.models.hub import LoadedModel
 
 MOST_PIXELS = 20_000_000  # a larger upload is refused before it is decoded
@@ -105,12 +106,13 @@ class VisionReader:
                 f"{loaded.name}: its layers cannot be run one by one. Choose a LLaVA-type model on a llama-type text model."
             )
         self.layers = len(self.text.layers)
+        self.device = device_of(self.model)
         _verify(self)
 
     # ---- input -------------------------------------------------------------------------------------------------------
 
     def pixels(self, image: np.ndarray) -> Any:
-        """Return what the model's image processor makes of a picture: (1, 3, H, W) tensor.
+        """Return what the model's image processor makes of a picture: (1, 3, H, W) tensor on the model's device.
 
         Args:
             image: (h, w, 3) fp32 in [0, 1].
@@ -123,7 +125,7 @@ class VisionReader:
                 f"{self.loaded.name}: no image processor came with the checkpoint. Use a folder with preprocessor_config.json."
             )
         picture = np.clip(image * 255, 0, 255).round().astype(np.uint8)
-        return torch.as_tensor(np.asarray(processor(picture, return_tensors="np")["pixel_values"]))
+        return torch.as_tensor(np.asarray(processor(picture, return_tensors="np")["pixel_values"])).to(self.device)
 
     def glance(self, images: Sequence[np.ndarray], questions: Sequence[str]) -> Glance:
         """Return pictures and questions embedded; all questions of a batch have the same number of tokens.
@@ -167,9 +169,10 @@ class VisionReader:
         if features.shape[0] != len(questions):
             features = features.reshape(len(questions), -1, features.shape[-1])
         patches = features.shape[1]
-        words = torch.tensor(list(map(list, questions)), device=features.device)
-        prefix = torch.full((len(questions), patches), self.image_token, device=features.device)
-        embeds = torch.cat([features.to(self.text.embed_tokens.weight.dtype), self.text.embed_tokens(words)], 1)
+        words = torch.tensor(list(map(list, questions)), device=self.device)
+        prefix = torch.full((len(questions), patches), self.image_token, device=self.device)
+        written = self.text.embed_tokens(words)
+        embeds = torch.cat([features.to(written), written], 1)
         side = round(patches**0.5)
         grid = (side, side) if side * side == patches else (1, patches)
         return Glance(embeds, 0, patches, grid, torch.cat([prefix, words], 1))
@@ -242,7 +245,7 @@ class VisionReader:
         elif chosen.dtype != torch.bool:
             chosen = chosen * state.alive
         if mode == "remove":
-            stays = torch.ones(glance.length, dtype=torch.bool)
+            stays = torch.ones(glance.length, dtype=torch.bool, device=chosen.device)
             stays[glance.first : glance.first + glance.patches] = chosen[0]
             rows = stays[state.where]
             state.hidden, state.where = state.hidden[:, rows], state.where[rows]
@@ -281,7 +284,7 @@ class _Watch:
             self.counted = alive.sum(-1)
         call.mask = self._mask(call, alive)
         if call.mask.dtype == torch.bool:
-            call.mask = torch.zeros(call.mask.shape, dtype=call.query.dtype).masked_fill(~call.mask, -torch.inf)
+            call.mask = torch.zeros_like(call.mask, dtype=call.query.dtype).masked_fill(~call.mask, -torch.inf)
         return call.dense()
 
     def _mask(self, call: taps.Call, alive: Any) -> Any:
@@ -307,7 +310,7 @@ class _Watch:
         picture = (where >= glance.first) & (where < glance.first + glance.patches)
         key = call.key.repeat_interleave(call.query.shape[1] // call.key.shape[1], 1)
         mask = self._mask(call, alive)
-        mask = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else mask
+        mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else mask
 
         here = where[picture] - glance.first
         spread = torch.zeros(alive.shape, dtype=torch.float32, device=alive.device)
@@ -340,7 +343,7 @@ def _verify(reader: VisionReader) -> None:
     if reader.loaded.model not in _verified:
         size = reader.model.config.vision_config.image_size
         with torch.inference_mode():
-            pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(reader.text.device)
+            pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(reader.device)
             words = [i for i in range(3, 6) if i != reader.image_token]
             glance = reader.embed(pixels.to(next(reader.model.parameters()).dtype), [words])
             ours = reader.answer(glance)[0]

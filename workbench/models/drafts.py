@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +9,10 @@ import numpy as np
 
 from workbench import models
 from workbench.errors import InputError, ModelError, expected
+from workbench.models.devices import made_once
 from workbench.models.session import HFSession, Session, TableSession, chain_parents, int8_view, skinny_view
 
-_views: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+_skinny_of, _int8_of = made_once(skinny_view), made_once(int8_view)
 
 
 def open_session(loaded: Any, capacity: int = 0) -> Session:
@@ -28,14 +28,7 @@ def open_session(loaded: Any, capacity: int = 0) -> Session:
 
     if not fused.why_not(loaded.model):
         return fused.FusedSession(fused.weights_of(loaded.model, loaded.name), capacity)
-    return HFSession(loaded.model, loaded.name, _view_of(loaded.model, "skinny", skinny_view))
-
-
-def _view_of(model: Any, kind: str, make: Any) -> Any:
-    made = _views.setdefault(model, {})
-    if kind not in made:
-        made[kind] = make(model)
-    return made[kind]
+    return HFSession(loaded.model, loaded.name, _skinny_of(loaded.model))
 
 
 def open_draft(
@@ -88,7 +81,7 @@ def _int8(target: Any, session: Session) -> Session:
         return fork("int8")
     if target.is_table:
         raise ModelError("An int8 draft needs a model with weights; a table has none. Pass a TableLM as the draft.")
-    return HFSession(target.model, f"{target.name} int8", _view_of(target.model, "int8", int8_view))
+    return HFSession(target.model, f"{target.name} int8", _int8_of(target.model))
 
 
 def _twin(target: Any, session: Session) -> Session:

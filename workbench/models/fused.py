@@ -163,9 +163,9 @@ def why_not(model: Any) -> str:
         return "its linear layers have biases"
     if config.hidden_act != "silu":
         return f"its activation is {config.hidden_act}, not silu"
-    weight = model.lm_head.weight
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
-        return f"its weights are {weight.dtype} on {weight.device}, the fused step runs fp32 on the CPU"
+    for weight in model.parameters():
+        if weight.device.type != "cpu" or weight.dtype != torch.float32:
+            return f"its weights are {weight.dtype} on {weight.device}, the fused step runs fp32 on the CPU"
     if config.rope_parameters.get("rope_type", "default") not in {"default", "llama3", "linear"}:
         return f"its rotary embedding is of type {config.rope_parameters['rope_type']}"
     return ""

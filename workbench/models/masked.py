@@ -14,6 +14,7 @@ import numpy as np
 from workbench.data import parallel_tasks as tasks
 from workbench.errors import InputError, ModelError, expected
 from workbench.models.chain_dlm import ChainDLM
+from workbench.models.devices import beside
 from workbench.models.hub import LoadedModel, load
 from workbench.models.table_dlm import TableDLM
 
@@ -87,13 +88,11 @@ class TinyCanvas:
     eos_id: int | None = tasks.EOS_ID
 
     def __init__(self, module: Any, prompts: np.ndarray, length: int) -> None:
-        import torch
-
         from workbench.models.tiny import layout
 
         self.module, self.length, self.samples = module, length, len(prompts)
         self.vocab_size, self.prefix = module.shape.vocab, prompts.shape[1]
-        self._prompts = torch.from_numpy(np.ascontiguousarray(prompts))
+        self._prompts = prompts
         self._layout = layout(prompts[0], length)
         weights = sum(p.numel() for n, p in module.named_parameters() if p.ndim == 2 and not n.startswith(("places", "segments")))
         self.linear_flops, self.bytes_read = 2.0 * weights, 4.0 * weights
@@ -103,11 +102,11 @@ class TinyCanvas:
         import torch
 
         with torch.inference_mode():
-            ids = torch.cat([self._prompts[torch.from_numpy(rows)], torch.from_numpy(x)], 1)
+            ids = beside(self.module, np.concatenate([self._prompts[rows], x], 1))
             hidden = self.module.hidden(ids, *self._layout)[:, self.prefix :]
             logits = self.module.logits(hidden)
             logits[..., [tasks.MASK_ID, tasks.PAD_ID]] = -torch.inf
-            return logits.numpy()
+            return logits.cpu().numpy()
 
     def log_evidence(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Refuse: a trained model has no single joint law."""
@@ -126,11 +125,9 @@ class HubCanvas:
     exact = False
 
     def __init__(self, loaded: LoadedModel, prompts: np.ndarray, length: int) -> None:
-        import torch
-
         self.loaded, self.net, self.length, self.samples = loaded, loaded.model, length, len(prompts)
         self.mask_id, self.eos_id, self.vocab_size = self.net.mask_id, self.net.eos_id, self.net.vocab_size
-        self.prefix, self._prompts = prompts.shape[1], torch.from_numpy(np.ascontiguousarray(prompts))
+        self.prefix, self._prompts = prompts.shape[1], prompts
         weights = sum(p.numel() for p in self.net.module.parameters() if p.ndim == 2)
         self.linear_flops, self.bytes_read = 2.0 * weights, float(weights * next(self.net.module.parameters()).element_size())
 
@@ -138,7 +135,7 @@ class HubCanvas:
         """Return logits (B, L, V) float32, aligned to positions."""
         import torch
 
-        ids = torch.cat([self._prompts[torch.from_numpy(rows)], torch.from_numpy(x)], 1)
+        ids = beside(self.net.module, np.concatenate([self._prompts[rows], x], 1))
         logits = self.net.aligned_logits(ids)[:, self.prefix :].float().clone()
         logits[..., self.mask_id] = -torch.inf
         return logits.cpu().numpy()

@@ -56,13 +56,14 @@ class MaskedNet:
         """Return logits (B, T, V): row i predicts token i, whatever the model's habit.
 
         Args:
-            ids: (B, T) int64 tensor, masks included.
+            ids: (B, T) int64 tensor, masks included, on the module's device.
         """
         import torch
 
         with torch.inference_mode():
             batch, length = ids.shape
-            nothing_hidden = torch.zeros(batch, 1, length, length, dtype=next(self.module.parameters()).dtype)
+            dtype = next(self.module.parameters()).dtype
+            nothing_hidden = torch.zeros(batch, 1, length, length, dtype=dtype, device=ids.device)
             logits = self.module(input_ids=ids, attention_mask=nothing_hidden, use_cache=False).logits
             return torch.cat([logits[:, :1], logits[:, :-1]], 1) if self.shift else logits
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from workbench.errors import InputError, ModelError, expected
+from workbench.models.devices import beside, device_of
 
 #: From this many rows on a weight is no longer read for latency but for throughput, and BLAS wins.
 SKINNY_ROWS = 32
@@ -168,13 +169,12 @@ def tree_forward(
     """Return logits (N, V) and last hidden states (N, D) of the pending rows from `first` on, in one forward pass."""
     import torch
 
-    device = next(model.parameters()).device
-    dtype = next(model.parameters()).dtype
+    device, dtype = device_of(model), next(model.parameters()).dtype
     visible = ancestor_mask(parents)[first:]  # (N, P)
     mask = torch.zeros(1, 1, len(visible), length + len(parents), dtype=dtype, device=device)
     mask[0, 0, :, length:].masked_fill_(torch.from_numpy(~visible).to(device), torch.finfo(dtype).min)
-    position = torch.from_numpy(length + depths(parents)[first:]).to(device)[None]
-    ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64), device=device)[None]
+    position = beside(model, length + depths(parents)[first:])[None]
+    ids = beside(model, np.asarray(token_ids, dtype=np.int64))[None]
     with torch.inference_mode():
         out = model(
             input_ids=ids,
@@ -215,11 +215,15 @@ def _view(model: Any, replace: Any) -> Any:
 
 def _skinny_linear(linear: Any) -> Any:
     from workbench.kernels import skinny_matmul
+    from workbench.kernels.spec import is_cuda, missing
 
     def product(rows: Any) -> Any:
         return skinny_matmul(rows, linear.weight)
 
-    return _wrap(linear, product, lambda rows: rows.dtype == linear.weight.dtype)
+    def fits(rows: Any) -> bool:  # without CuPy the kernel would bring the weights of a GPU here for every call
+        return rows.dtype == linear.weight.dtype and not (is_cuda(linear.weight) and missing("cuda"))
+
+    return _wrap(linear, product, fits)
 
 
 def _int8_linear(linear: Any) -> Any:
@@ -248,8 +252,9 @@ def _wrap(linear: Any, product: Any, fits: Any) -> Any:
 
         def forward(self, x: Any) -> Any:
             rows = x.reshape(-1, x.shape[-1])
-            if len(rows) > SKINNY_ROWS or not fits(rows):
-                return torch.nn.functional.linear(x, self.weight, self.bias)
+            elsewhere = rows.device != self.weight.device  # one of several devices, or weights that wait on a disk
+            if len(rows) > SKINNY_ROWS or elsewhere or not fits(rows):
+                return linear(x)
             out = product(rows.contiguous()).to(x.dtype)
             out = out if self.bias is None else out + self.bias
             return out.reshape(*x.shape[:-1], -1)
@@ -294,10 +299,8 @@ def _tree_mask_fault(model: Any) -> str:
         if held - {4}:
             return f"its cache holds {max(held)} rows after 4 tokens"
         with torch.inference_mode():
-            device = next(model.parameters()).device
             plain = [
-                model(input_ids=torch.tensor([path], device=device)).logits[0, -1].float().cpu().numpy()
-                for path in ([d, a, b], [d, a, c])
+                model(input_ids=beside(model, [path])).logits[0, -1].float().cpu().numpy() for path in ([d, a, b], [d, a, c])
             ]
     except Exception as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"

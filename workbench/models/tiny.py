@@ -20,6 +20,7 @@ from torch import nn
 
 from workbench.data import parallel_tasks as tasks
 from workbench.errors import InputError, ModelError, expected
+from workbench.models.devices import beside
 
 #: Position numbers that the models know; the longest answer follows.
 PLACES = 96
@@ -90,6 +91,7 @@ class TinyTransformer(nn.Module):
         Args:
             ids: (B, T) token ids. places: (T,) position numbers below `PLACES`. segments: (T,) 0 = prompt, 1 = answer.
         """
+        places, segments = places.to(ids.device), segments.to(ids.device)
         x = self.shape.width**0.5 * self.words(ids) + self.places(places) + self.segments(segments)
         cos, sin = self.get_buffer("cos")[places], self.get_buffer("sin")[places]
         for block in self.blocks:
@@ -129,17 +131,17 @@ def write_left_to_right(
     if not module.shape.causal:
         raise ModelError(expected("model", "TinyAR, which writes left to right", "TinyMDM"))
     places, segments = layout(prompts[0], length)
-    ids, before = torch.from_numpy(np.ascontiguousarray(prompts)), prompts.shape[1]
+    ids, before = beside(module, prompts), prompts.shape[1]
     for end in range(before, before + length):
         logits = module.logits(module.hidden(ids, places[:end], segments[:end])[:, -1]).double()
         logits[:, [tasks.MASK_ID, tasks.PAD_ID]] = -torch.inf
         token = logits.argmax(1)
         if temperature:
             ladder = (logits / temperature).softmax(1).cumsum(1)
-            aim = torch.from_numpy(rng.random((len(ids), 1))) * ladder[:, -1:]
+            aim = beside(module, rng.random((len(ids), 1))) * ladder[:, -1:]
             token = (ladder <= aim).sum(1).clamp(max=logits.shape[1] - 1)
         ids = torch.cat([ids, token[:, None]], 1)
-    return ids[:, before:].numpy()
+    return ids[:, before:].cpu().numpy()
 
 
 def read(folder: Path) -> TinyTransformer:

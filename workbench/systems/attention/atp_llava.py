@@ -19,6 +19,7 @@ said in the sources seen: ours are choices (reconstruction, unverified). No offi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -108,7 +109,7 @@ class ATP(System):
             raise InputError(
                 expected("model", "scene-reader, for which modules were trained", repr(self._reader.loaded.name), "", then)
             )
-        self._trained = atp.trained()[self.budget]
+        self._trained = atp.trained(self._reader.device)[self.budget]
         self._shown = pictures.picture(self.image, self.question, self.seed)
         self._glance = self._reader.glance([self._shown.image], [self._shown.question])
 
@@ -154,10 +155,10 @@ class ATP(System):
         layers, patches = reader.layers, self._glance.patches
         keep, reason = np.ones((layers, patches), bool), np.zeros((layers, patches), np.int8)
         for decision in rule.decisions:
-            keep[decision.layer + 1 :] = decision.mask[0].numpy()
+            keep[decision.layer + 1 :] = decision.mask[0].cpu().numpy()
             reason[decision.layer + 1 :] = decision.reason()[0]
         report.write_picture(
-            tape, self._shown, np.stack([s.cross[0].numpy() for s in whole[1].scores]), keep, reason=reason,
+            tape, self._shown, np.stack([s.cross[0].cpu().numpy() for s in whole[1].scores]), keep, reason=reason,
             grid=self._glance.grid, said=words(int(ours[0].argmax())), said_dense=words(int(whole[0].argmax())), run_budget=0.0, budget=0.0,
             run_r=float(self.theta_r_offset), run_s=float(self.theta_s_offset), use=self.use,
             **report.cost_facts(reader.text.config, layers, self._glance.length - patches),
@@ -203,9 +204,13 @@ def _thresholds(rule: Any) -> dict[str, np.ndarray]:
     """Return what the modules saw and asked, as columns of the group `thresholds`."""
     made = rule.decisions
     return {
-        "theta_r": np.stack([d.theta_r[:, 0].numpy() for d in made]), "theta_s": np.stack([d.theta_s[:, 0].numpy() for d in made]),
-        "redundancy": np.stack([d.redundancy.numpy() for d in made]), "spatial": np.stack([d.spatial[0].numpy() for d in made]),
+        "theta_r": _stacked(d.theta_r[:, 0] for d in made), "theta_s": _stacked(d.theta_s[:, 0] for d in made),
+        "redundancy": _stacked(d.redundancy for d in made), "spatial": _stacked(d.spatial[0] for d in made),
     }  # fmt: skip
+
+
+def _stacked(tensors: Iterable[Any]) -> np.ndarray:
+    return np.stack([t.cpu().numpy() for t in tensors])
 
 
 def masks(group: dict[str, np.ndarray], offset_r: float, offset_s: float, use: str) -> tuple[np.ndarray, np.ndarray]:

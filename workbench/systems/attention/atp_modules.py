@@ -84,7 +84,7 @@ class Decision:
         """Return why each token stays, (B, N) int8: 0 it does not, 1 redundancy score, 2 spatial score, 3 both."""
         codes = self.mask_r.to(torch.int8) * REDUNDANCY + self.mask_s.to(torch.int8) * SPATIAL
         forced = self.mask & (codes == 0)
-        return (codes * self.mask + forced * REDUNDANCY).numpy().astype(np.int8)
+        return (codes * self.mask + forced * REDUNDANCY).cpu().numpy().astype(np.int8)
 
 
 class Pruner:
@@ -121,7 +121,7 @@ class Pruner:
         own, cross = scaled(scores.own), scaled(scores.cross)
         theta_r, theta_s = self.modules[scores.layer](own, cross)
         theta_r, theta_s = theta_r + self.offsets[0], theta_s + self.offsets[1]
-        redundancy, spatial = (own + cross) / 2, self.spatial.expand_as(own)
+        redundancy, spatial = (own + cross) / 2, self.spatial.to(own.device).expand_as(own)
         mask_r, mask_s = self._pass(redundancy - theta_r), self._pass(spatial - theta_s)
         if self.use != "both":
             mask_r, mask_s = (
@@ -172,8 +172,8 @@ class Trained:
 
 
 @functools.cache
-def trained() -> dict[float, Trained]:
-    """Return budget -> modules, as shipped for the scene reader, the most generous budget first.
+def trained(device: Any = "cpu") -> dict[float, Trained]:
+    """Return budget -> modules on a device, as shipped for the scene reader, the most generous budget first.
 
     Two full layers are a quarter of eight, so budgets above that have their modules behind layers 2 to 4, where the question has
     begun to look at what it asks for; tighter ones behind layers 1 to 3.
@@ -194,6 +194,6 @@ def trained() -> dict[float, Trained]:
             module = PruneModule(facts["patches"], facts["hidden"])
             start = f"{budget:g}.{i}."
             module.load_state_dict({k.removeprefix(start): v.float() for k, v in tensors.items() if k.startswith(start)})
-            modules.append(module.eval().requires_grad_(False))
+            modules.append(module.eval().requires_grad_(False).to(device))
         ladder[budget] = Trained(budget, tuple(after), tuple(modules))
     return ladder

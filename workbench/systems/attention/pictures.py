@@ -19,6 +19,7 @@ from workbench.data import digit_scenes as scenes
 from workbench.errors import InputError, expected
 from workbench.instruments.vision import Glance, Progress, Rule, Scores, VisionReader
 from workbench.meters import wilson
+from workbench.models.devices import device_of
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 PICTURES = ("scene", *PHOTOGRAPHS)
@@ -120,7 +121,7 @@ def exam(reader: VisionReader, number: int, seed: int, kinds: tuple[str, ...] = 
         raise InputError(
             expected("model", "one token for each answer of the exam", f"{reader.loaded.name}", "", "Use scene-reader")
         )
-    asked = torch.zeros(number, scenes.GRID**2, dtype=torch.bool)
+    asked = torch.zeros(number, scenes.GRID**2, dtype=torch.bool, device=reader.device)
     for row, (_, question) in enumerate(found):
         for thing in question.about:
             asked[row, thing.patches] = True
@@ -130,12 +131,12 @@ def exam(reader: VisionReader, number: int, seed: int, kinds: tuple[str, ...] = 
                 "model", f"{asked.shape[1]} picture tokens, one for each patch of a scene", glance.patches, "", "Use scene-reader"
             )
         )
-    return Exam(glance, torch.tensor([a[0] for a in answers]), np.array([q.kind for _, q in found]), asked)
+    return Exam(glance, torch.tensor([a[0] for a in answers], device=reader.device), np.array([q.kind for _, q in found]), asked)
 
 
 @functools.lru_cache(maxsize=4)
-def reader_of(loaded: Any) -> VisionReader:
-    """Return the reader of a loaded model, made (and checked against the model's own pass) once."""
+def reader_of(loaded: Any, device: Any) -> VisionReader:
+    """Return the reader of a loaded model that lies on a device, made (and checked against the model's own pass) once."""
     return VisionReader(loaded)
 
 
@@ -145,7 +146,8 @@ def open_reader(model: Any) -> VisionReader:
     Raises:
         ModelError: it is no vision-language model that can be run layer by layer.
     """
-    return reader_of(models.load(model))
+    loaded = models.load(model)
+    return reader_of(loaded, device_of(loaded.model))
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def outcome(exam: Exam, logits: Any, state: Progress) -> Outcome:
         right = law.argmax(-1) == exam.answers
         picked = law.gather(1, exam.answers[:, None])[:, 0]
         kept = torch.stack([k.float() for k in state.kept])
-    return Outcome(right.numpy(), picked.numpy(), kept.numpy(), exam.glance.patches)
+    return Outcome(right.cpu().numpy(), picked.cpu().numpy(), kept.cpu().numpy(), exam.glance.patches)
 
 
 def sit(reader: VisionReader, exam: Exam, rule: Rule | None = None, **how: Any) -> Outcome:
@@ -231,7 +233,8 @@ def by_chance(seed: int) -> Ranking:
     import torch
 
     def rank(scores: Scores) -> Any:
-        return torch.rand(scores.cross.shape, generator=torch.Generator().manual_seed(seed))
+        drawn = torch.rand(scores.cross.shape, generator=torch.Generator().manual_seed(seed))  # the same on every device
+        return drawn.to(scores.cross.device)
 
     return rank
 
@@ -246,7 +249,7 @@ def by_grid(grid: tuple[int, int]) -> Ranking:
         for c in range(columns):
             spread[r, c] = max(_fineness(r, rows), _fineness(c, columns)) + (r * columns + c) / (1e3 * rows * columns)
     flat = torch.tensor(-spread.reshape(1, -1))
-    return lambda scores: flat.expand(scores.cross.shape[0], -1)
+    return lambda scores: flat.to(scores.cross.device).expand(scores.cross.shape[0], -1)
 
 
 def _fineness(at: int, size: int) -> int:

@@ -99,7 +99,7 @@ def adaptive(reader: VisionReader, number: int, seed: int) -> list[Outcome]:
         return []
     return [
         pictures.sit(reader, exam, atp.Pruner(found.modules, found.after, exam.glance.grid), at=found.after, own=True)
-        for found in atp.trained().values()
+        for found in atp.trained(reader.device).values()
     ]
 
 
@@ -146,7 +146,7 @@ def read_off(record: Any, share: float, names: Sequence[str]) -> float:
 
 def write_rank_agreement(tape: Tape, scores: Sequence[Any]) -> None:
     """Write how layers agree on tokens, mean over the questions behind the scores (one `Scores` a layer)."""
-    cross = np.stack([s.cross.numpy() for s in scores], 1)  # question, layer, token
+    cross = np.stack([s.cross.cpu().numpy() for s in scores], 1)  # question, layer, token
     tau, top = (np.mean([f(c) for c in cross], 0).astype(np.float32) for f in (schedules.kendall, schedules.shared_top))
     tape.write("maps/rank_agreement", tau=tau, shared_top=top)
     tape.describe("maps/rank_agreement", samples=len(cross), tokens=cross.shape[2])

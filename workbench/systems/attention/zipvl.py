@@ -33,12 +33,13 @@ import param
 from workbench import data, kernels, models
 from workbench.errors import InputError, expected
 from workbench.instruments import attention, taps
+from workbench.models.devices import beside
 from workbench.record import Record
 from workbench.system import Columns, ModelName, PictureInput, Prompt, System, knob
 from workbench.systems.attention import pictures
 from workbench.systems.attention import zipvl_report as report
 from workbench.systems.attention.packed_cache import WIDTHS, LayerCache, compress
-from workbench.tape import NullTape, Tape
+from workbench.tape import NullTape, Tape, _synchronize
 
 DEFAULT_PROMPT = data.passage("play", 2800)
 NEEDLE = data.needle(2600)
@@ -266,7 +267,7 @@ class ZipVL(System):
         with torch.inference_mode():
             self._given = {"pixel_values": reader.pixels(self._shown.image)}
             self._glance = reader.glance([self._shown.image], [self._shown.question])
-        return [int(t) for t in self._glance.ids[0]]
+        return [int(t) for t in self._glance.ids[0].tolist()]
 
     def warm(self) -> None:
         """Load the model and compile the kernel."""
@@ -283,12 +284,12 @@ class ZipVL(System):
     def layer(self, call: taps.Call, seen: Prefill) -> Any:
         """Return a layer's attention output with the unimportant tokens skipped; note what was seen."""
         attention.refuse_bent(call)
-        began = time.perf_counter()
+        began = _now()
         mass = token_mass(call.query[0], call.key[0], self._probes, call.scaling)  # 1, 2: probe
         score, keep = self.choose(mass)  # 3, 4: dynamic ratio, important set
-        probed = time.perf_counter()
+        probed = _now()
         out = sparse_attention(call, keep, self.skip)  # 5: sparse prefill
-        seen.attention_ms.append((time.perf_counter() - probed) * 1e3)
+        seen.attention_ms.append((_now() - probed) * 1e3)
         seen.probe_ms.append((probed - began) * 1e3)
         seen.mass.append(mass)
         seen.score.append(score)
@@ -307,20 +308,20 @@ class ZipVL(System):
         def handler(call: taps.Call) -> Any:
             if sparse:
                 return self.layer(call, seen)
-            began = time.perf_counter()
+            began = _now()
             out = call.dense()
-            seen.attention_ms.append((time.perf_counter() - began) * 1e3)
+            seen.attention_ms.append((_now() - began) * 1e3)
             return out
 
-        began = time.perf_counter()
+        began = _now()
         with torch.inference_mode(), taps.attending(handler):
-            text = torch.from_numpy(self._ids)[None]
+            text = beside(view, self._ids[None])
             out = view(input_ids=text, past_key_values=seen.cache, use_cache=True, logits_to_keep=1, **self._given)
-        seen.logits, seen.seconds = out.logits[0, -1].float(), time.perf_counter() - began
+        seen.logits, seen.seconds = out.logits[0, -1].float(), _now() - began
         return seen
 
     def follow(self, seen: Prefill, tokens: list[int], packed: list[LayerCache] | None, tape: NullTape) -> Any:
-        """Return logits (new_tokens, V): after the prompt and after each given token but the last (step 7).
+        """Return logits (new_tokens, V) in host memory: after the prompt and after each given token but the last (step 7).
 
         Every 100 tokens the newest are scored by their own queries and compressed too; `packed` None leaves the cache as it is.
         """
@@ -332,11 +333,11 @@ class ZipVL(System):
             tape.step(start, len(tokens), phase="comparing")
             reader = _Reader(self, packed, len(self._ids))
             with torch.inference_mode(), taps.attending(reader):
-                logits = view(input_ids=torch.tensor([chunk]), past_key_values=seen.cache, use_cache=True).logits
+                logits = view(input_ids=beside(view, [chunk]), past_key_values=seen.cache, use_cache=True).logits
             rows.append(logits[0].float())
             if packed is not None and len(chunk) == REFRESH:
                 reader.refresh(seen.cache, packed, (self.bits_high, self.bits_low))
-        return torch.cat(rows)
+        return torch.cat(rows).cpu()
 
     def continuation(self, seen: Prefill, tape: NullTape) -> list[int]:
         """Return what the dense model writes after the prompt, greedily."""
@@ -348,7 +349,7 @@ class ZipVL(System):
                 tape.step(done, self.new_tokens, phase="dense continuation")
                 tokens.append(int(logits.argmax()))
                 if done + 1 < self.new_tokens:
-                    out = view(input_ids=torch.tensor([[tokens[-1]]]), past_key_values=seen.cache, use_cache=True)
+                    out = view(input_ids=beside(view, [[tokens[-1]]]), past_key_values=seen.cache, use_cache=True)
                     logits = out.logits[0, -1].float()
         return tokens
 
@@ -391,6 +392,12 @@ class ZipVL(System):
         return report.derive(self, record)
 
 
+def _now() -> float:
+    """Return seconds once the device has done what it was told: it would be measuring the launch otherwise."""
+    _synchronize()
+    return time.perf_counter()
+
+
 def _rows(tensor: Any) -> np.ndarray:
     """Return (1, K, T, d) as (T, K * d) fp32."""
     return np.ascontiguousarray(tensor[0].transpose(0, 1).reshape(tensor.shape[2], -1).float().cpu().numpy())
@@ -410,7 +417,7 @@ def sparse_attention(call: taps.Call, keep: np.ndarray, skip: str) -> Any:
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    index = torch.from_numpy(np.flatnonzero(keep))
+    index = torch.from_numpy(np.flatnonzero(keep)).to(call.query.device)
     key, value = call.key[:, :, index], call.value[:, :, index]
     options: dict[str, Any] = {"scale": call.scaling, "enable_gqa": key.shape[1] != call.query.shape[1]}
     out = torch.zeros_like(call.query)
@@ -418,7 +425,7 @@ def sparse_attention(call: taps.Call, keep: np.ndarray, skip: str) -> Any:
         out[:, :, index] = scaled_dot_product_attention(call.query[:, :, index], key, value, is_causal=True, **options)
         return out.transpose(1, 2)
     for start in range(0, len(keep), 256):  # rows in blocks: no T x T mask
-        rows = torch.arange(start, min(start + 256, len(keep)))
+        rows = torch.arange(start, min(start + 256, len(keep)), device=index.device)
         allowed = index[None] <= rows[:, None]
         blind = ~allowed.any(1)
         allowed[blind, 0] = True  # softmax needs one key; the row is emptied below
@@ -440,9 +447,7 @@ class _Reader:
             return call.dense()
         rows, total = call.query.shape[2], call.key.shape[2]
         if rows == REFRESH:
-            import torch
-
-            query = torch.zeros(call.query.shape[1], total, call.query.shape[3])
+            query = call.query.new_zeros(call.query.shape[1], total, call.query.shape[3])
             query[:, total - rows :] = call.query[0]
             own = np.arange(total - rows, total)
             self.mass.append(token_mass(query, call.key[0], own, call.scaling)[total - rows :])
@@ -479,8 +484,8 @@ def evicted_attention(call: taps.Call, kept: np.ndarray) -> Any:
     rows, total = call.query.shape[2], call.key.shape[2]
     stays = np.ones(total, bool)
     stays[: len(kept)] = kept
-    index = torch.from_numpy(np.flatnonzero(stays))
-    allowed = index[None] <= torch.arange(total - rows, total)[:, None]
+    index = torch.from_numpy(np.flatnonzero(stays)).to(call.query.device)
+    allowed = index[None] <= torch.arange(total - rows, total, device=index.device)[:, None]
     out = scaled_dot_product_attention(
         call.query, call.key[:, :, index], call.value[:, :, index], attn_mask=allowed, scale=call.scaling,
         enable_gqa=call.key.shape[1] != call.query.shape[1],

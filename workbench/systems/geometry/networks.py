@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from workbench.errors import ModelError
+from workbench.models.devices import beside
 
 FOLDER = Path(__file__).parent.parent.parent / "models" / "depth"
 BINS = 64  # candidates the volume's networks take
@@ -83,18 +84,20 @@ class Networks:
     @torch.inference_mode()
     def teacher(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (depth, the sigmoid of its doubt) (h, w) of an image (h, w, 3); the standard deviation is a multiple of it."""
-        depth, doubt = self.parts["teacher"](_batch(image))
+        part = self.parts["teacher"]
+        depth, doubt = part(beside(part, _batch(image)))
         assert doubt is not None
-        return depth[0].numpy(), doubt[0].numpy()
+        return depth[0].cpu().numpy(), doubt[0].cpu().numpy()
 
     @torch.inference_mode()
     def decode(self, which: str, image: np.ndarray, volume: np.ndarray) -> np.ndarray:
         """Return the depth (h, w) that "auxiliary" or "multi" reads from a volume (64, h, w)."""
-        return self.parts[which](_batch(image), torch.from_numpy(halved(volume))[None])[0][0].numpy()
+        part = self.parts[which]
+        return part(beside(part, _batch(image)), beside(part, halved(volume)[None]))[0][0].cpu().numpy()
 
 
-def _batch(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), np.float32))[None]
+def _batch(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)[None]
 
 
 def fresh() -> dict[str, DepthNet]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import InputError, ModelError, expected
+from workbench.models.devices import beside
 
 WIDTH, HEADS = 64, 4  # of the pre-gating router
 
@@ -60,7 +61,7 @@ def overlap(acts: Any, chosen: Any) -> Any:
 
     half = acts.shape[-1] // 2
     top = torch.zeros_like(acts, dtype=torch.float32).scatter_(1, acts.abs().topk(half, -1).indices, 1.0)
-    return top @ chosen.float().T
+    return top @ chosen.to(top).T
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class PreGate:
             project.bias.copy_(-(center @ axes) / scale)
         self.module = torch.nn.ModuleDict(
             {"project": project, "block": LlamaModel(config), "head": torch.nn.Linear(WIDTH, experts)}
-        )
+        ).to(self.embeddings.device)
 
     def logits(self, ids: Any) -> Any:
         """Return (B, T, N) logits of (B, T) int64 ids."""
@@ -149,8 +150,8 @@ class PreGate:
         import torch
 
         with torch.inference_mode():
-            logits = self.logits(torch.from_numpy(np.asarray(ids, np.int64)))
-        return logits[..., : experts or self.experts].argmax(-1).to(torch.int8).numpy()
+            logits = self.logits(beside(self.module, np.asarray(ids, np.int64)))
+        return logits[..., : experts or self.experts].argmax(-1).to(torch.int8).cpu().numpy()
 
     def save(self, path: Path, **arrays: np.ndarray) -> None:
         """Write the router's weights (16 bits) and further arrays as safetensors."""

@@ -32,6 +32,7 @@ from workbench.data import domains
 from workbench.errors import InputError, expected
 from workbench.instruments import router
 from workbench.meters import interleaved
+from workbench.models.devices import beside
 from workbench.record import Record
 from workbench.system import Columns, ModelName, Prompt, System, knob
 from workbench.systems.routing import analysis
@@ -199,7 +200,6 @@ class OpenMoE(System):
         import torch
 
         view, losses, dropped = router.view(self._loaded.model), [], []
-        device = router.device_of(self._loaded.model)
         if not router.answerable(view):
             return None
         flat = self._texts.flat()
@@ -208,7 +208,7 @@ class OpenMoE(System):
             ids = self._texts.ids[flat[2][group.start] : flat[2][group.stop - 1] + 1]
             handler = _Limit(self, number)
             with torch.inference_mode(), router.routing(handler):
-                logits = view.model(input_ids=torch.from_numpy(ids).to(device), use_cache=False).logits
+                logits = view.model(input_ids=beside(view.model, ids), use_cache=False).logits
             losses.append(_losses(logits, ids))
             dropped.append(np.stack([handler.dropped[p] for p in sorted(handler.dropped)]))
         return Pass(np.concatenate(losses), np.concatenate(dropped, 1))
@@ -218,7 +218,7 @@ class OpenMoE(System):
         import torch
 
         ids = self._texts.ids[:8]
-        there = torch.from_numpy(ids).to(router.device_of(self._loaded.model))
+        there = beside(self._loaded.model, ids)
 
         def alone() -> None:
             with torch.inference_mode():

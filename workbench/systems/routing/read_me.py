@@ -37,6 +37,7 @@ from workbench.data import domains
 from workbench.errors import InputError, expected
 from workbench.instruments import neurons, taps
 from workbench.meters import Timing, interleaved, measure
+from workbench.models.devices import beside
 from workbench.record import Record
 from workbench.system import Columns, ModelName, System, knob
 from workbench.systems.routing import experts as cut
@@ -259,12 +260,12 @@ class ReadMe(System):
             def handler(layer: int, acts: Any, i: int = i, chosen: Any = chosen) -> Any:
                 if watch is not None:
                     watch(i, layer, acts)
-                return None if mask is None else acts * mask[layer][chosen]
+                return None if mask is None else acts * mask[layer].to(acts)[chosen]
 
             with torch.inference_mode(), neurons.watching(handler):
-                logits = view(input_ids=torch.from_numpy(row)[None], use_cache=False).logits[0, :-1].float()
+                logits = view(input_ids=beside(view, row[None]), use_cache=False).logits[0, :-1].float()
             law = logits.log_softmax(-1)
-            losses.append(-law.gather(1, torch.from_numpy(row[1:])[:, None])[:, 0].numpy())
+            losses.append(-law.gather(1, torch.from_numpy(row[1:])[:, None].to(law.device))[:, 0].cpu().numpy())
         return np.stack(losses)
 
     def read_all(self, tape: NullTape, means: np.ndarray) -> Reading:
@@ -278,7 +279,7 @@ class ReadMe(System):
         found = Reading(own_choice=np.zeros((len(means), *ids.shape), np.int8))
 
         def watch(text: int, layer: int, acts: Any) -> None:
-            found.own_choice[layer, text] = cut.overlap(acts[0], bools[layer]).argmax(-1).numpy()
+            found.own_choice[layer, text] = cut.overlap(acts[0], bools[layer]).argmax(-1).cpu().numpy()
 
         plans: dict[str, tuple[Any, np.ndarray]] = {n: (mask, c) for n, c in self.choices(ids, kind).items()}
         plans["another kind's"] = (mask, plans["domain"][1] * 0 + ((kind + 1) % self.experts)[:, None].astype(np.int8))
@@ -328,17 +329,18 @@ class ReadMe(System):
         found: dict[str, dict[int, Timing]] = {"whole": {}, "dense": {}, "expert": {}}
         for number, size in enumerate(SIZES):
             tape.step(number, len(SIZES), phase=f"timing batches of {size}")
-            ids, x = torch.from_numpy(np.resize(self._texts, (1, size))), torch.randn(size, width)
+            ids, drawn = beside(model, np.resize(self._texts, (1, size))), torch.randn(size, width)
+            inputs = [drawn.to(block.gate_proj.weight) for block in blocks]  # beside each layer's own weights
 
             def whole(ids: Any = ids) -> None:
                 head(base(input_ids=ids, use_cache=False).last_hidden_state[:, -1:])
 
-            def dense(x: Any = x) -> None:
-                for block in blocks:
+            def dense(inputs: list[Any] = inputs) -> None:
+                for block, x in zip(blocks, inputs):
                     block(x)
 
-            def expert(x: Any = x) -> None:
-                for part in one:
+            def expert(inputs: list[Any] = inputs) -> None:
+                for part, x in zip(one, inputs):
                     part(x)
 
             with torch.inference_mode():

@@ -17,6 +17,7 @@ import numpy as np
 
 from workbench.errors import InputError, expected
 from workbench.meters import interleaved, linear_cost, measure
+from workbench.models.devices import device_of
 from workbench.models.session import Session, chain_parents
 from workbench.system import device_name, versions
 from workbench.tape import Tape
@@ -139,6 +140,8 @@ def choose(loaded: Any, draft: Any, temperature: float) -> Plan:
     """
     names = f"{loaded.name}|{getattr(draft, 'name', draft)}|{'greedy' if temperature == 0 else 'sampled'}"
     key = "|".join([names, device_name(), versions()["numba"]])
+    if (place := device_of(loaded.model)).type != "cpu":  # a machine with a GPU has both, at different speeds
+        key += f"|{place}"
     with _lock:
         if key not in _profiles:
             stored = _read_cache().get(key)
