@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import InputError, expected
-from workbench.tape import NullTape, _synchronize
+from workbench.tape import NullTape, synchronize
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ def measure(work: Callable[[], Any], *, repeats: int = 5, warmup: int = 1, budge
     times: list[float] = []
     began = time.perf_counter()
     while len(times) < repeats and (not times or time.perf_counter() - began < budget_s):
-        _synchronize()
+        synchronize()
         start = time.perf_counter()
         work()
-        _synchronize()
+        synchronize()
         times.append((time.perf_counter() - start) * 1e3)
     return summarize(times)
 

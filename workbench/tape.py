@@ -28,7 +28,7 @@ class Progress:
     phase: str = ""
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
     """Wait for the GPU, if this process uses one: a timing without it measures the launch."""
     import sys
 
@@ -111,12 +111,12 @@ class Tape(NullTape):
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Time the body under `name` with the device synchronised before and after."""
-        _synchronize()
+        synchronize()
         start = time.perf_counter()
         try:
             yield
         finally:
-            _synchronize()
+            synchronize()
             self._lap[name] = self._lap.get(name, 0.0) + (time.perf_counter() - start) * 1e3
 
     def lap(self) -> dict[str, float]:

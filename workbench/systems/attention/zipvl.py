@@ -39,7 +39,7 @@ from workbench.system import Columns, ModelName, PictureInput, Prompt, System, k
 from workbench.systems.attention import pictures
 from workbench.systems.attention import zipvl_report as report
 from workbench.systems.attention.packed_cache import WIDTHS, LayerCache, compress
-from workbench.tape import NullTape, Tape, _synchronize
+from workbench.tape import NullTape, Tape, synchronize
 
 DEFAULT_PROMPT = data.passage("play", 2800)
 NEEDLE = data.needle(2600)
@@ -394,7 +394,7 @@ class ZipVL(System):
 
 def _now() -> float:
     """Return seconds once the device has done what it was told: it would be measuring the launch otherwise."""
-    _synchronize()
+    synchronize()
     return time.perf_counter()
 
 
