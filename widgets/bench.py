@@ -206,7 +206,12 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
 
     def _on_live(self, message: dict[str, Any]) -> None:
         self._set(message["values"])
-        self._rederive()
+        first = self.system.led(self.record) if self.record is not None else None
+        if first is None:
+            self._rederive()
+            return
+        self.stage.lead(first, self._options())
+        self._on_page(self._rederive)
 
     def _on_settle(self, message: dict[str, Any]) -> None:
         before = self.system.values()

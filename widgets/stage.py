@@ -16,6 +16,7 @@ from workbench.record import Record
 from workbench.views import View
 
 STRIP, PLANE = "text_strip", "speed_quality"  # shown under the hero and beside it, in every record that can draw them
+FEW = 1000  # numbers of an array that are compared before all are
 PAIR = 2  # further views on show at once; the rest wait behind tabs
 
 
@@ -38,7 +39,12 @@ def _same(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> bool:
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    return bool(np.array_equal(one, other, equal_nan=one.dtype.kind == "f"))
+    nan = one.dtype.kind == "f"
+    if one.size > FEW:  # most arrays that differ do so in many places, and a volume takes milliseconds to compare whole
+        every = -(-one.size // FEW)
+        if not np.array_equal(one.ravel()[::every], other.ravel()[::every], equal_nan=nan):
+            return False
+    return bool(np.array_equal(one, other, equal_nan=nan))
 
 
 def options_of(view: View, available: dict[str, Any]) -> dict[str, Any]:
@@ -95,6 +101,7 @@ class Stage:
         self.slots = {name: Slot(make(name)) for name in ("hero", "strip", "plane", "left", "right")}
         self.record: Record | None = None
         self.pair = 0
+        self._led: Record | None = None  # what the hero shows already of a record that is still being made
         self._place()
 
     @property
@@ -144,11 +151,34 @@ class Stage:
         for slot in self.slots.values():
             if slot.view is None or not slot.on:
                 continue
+            if slot is self.slots["hero"] and self._shows_already(record):
+                continue
             if only is None or slot.stale or only & _touched(slot.view):
                 if hero_first and slot is not self.slots["hero"]:
                     slot.stale = slot.picture.stale = True
                 else:
                     slot.draw(record, options)
+            else:
+                slot.picture.stale = False
+        self._led = None
+
+    def lead(self, record: Record, options: dict[str, Any]) -> None:
+        """Draw the hero from the part of a record that is there first; what else the live knobs change is marked as on its way."""
+        hero, self._led = self.slots["hero"], record
+        hero.draw(record, options)
+        for slot in self.slots.values():
+            if slot is not hero and slot.on:
+                slot.picture.stale = slot.picture.stale or slot.picture.reacts
+
+    def _shows_already(self, record: Record) -> bool:
+        """Return whether the hero was drawn from what this record holds: all that it had to draw from stands there, too."""
+        led, view = self._led, self.slots["hero"].view
+        if led is None or view is None:
+            return False
+        arrays = {g: _arrays(led, g) for g in _touched(view) if g in led}
+        return all(
+            g in record and _same(had, {n: a for n, a in _arrays(record, g).items() if n in had}) for g, had in arrays.items()
+        )
 
     def option_changed(self, name: str, options: dict[str, Any]) -> None:
         """Redraw the views that take the option (`step`, `selected`, `theme`)."""

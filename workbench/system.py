@@ -295,6 +295,10 @@ class System(param.Parameterized):
         """Return the groups that follow from recorded arrays and the live knobs. Must take milliseconds."""
         return {}
 
+    def lead(self, record: Record) -> Columns:
+        """Return what the first picture draws of `derive`, where all of it would keep a moving slider waiting; else nothing."""
+        return {}
+
     def record(self, tape: Tape | None = None) -> Record:
         """Run with these knobs and return the record, derived groups included.
 
@@ -320,6 +324,12 @@ class System(param.Parameterized):
         labels = groups.pop("attrs", {})
         live = {name: plain(getattr(self, name)) for name, info in self.knobs().items() if info.live}
         return run.with_groups(groups, labels, live) if groups else run  # type: ignore[arg-type]
+
+    def led(self, record: Record) -> Record | None:
+        """Return the record with `lead`'s groups for the present live knobs, to draw the first picture; None where there are none."""
+        groups = self.lead(record.as_run)
+        labels = groups.pop("attrs", {})
+        return record.with_groups(groups, labels) if groups else None  # type: ignore[arg-type]
 
     def _attrs(self, used: Mapping[str, Any]) -> dict[str, Any]:
         return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,15 +118,28 @@ def outline(mask: np.ndarray, index: int, theme: str) -> list[Spec]:
     """Return the border of what truly moves, as a dashed line; nothing where nothing does."""
     if not mask.any() or mask.all():
         return []
-    step = stride_of(mask.shape)
     suffix = str(index + 1) if index else ""
-    thin = mask[::step, ::step].astype(int)
+    x, y = _border(np.packbits(mask).tobytes(), mask.shape)
     colour = house.MEANINGS["chosen"].colour
     return [{
-        "type": "contour", "z": thin.tolist(), "x0": 0, "dx": step, "y0": 0, "dy": step, "showscale": False, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "hoverinfo": "skip",
-        "name": "what truly moves", "contours": {"start": 0.5, "end": 0.5, "size": 1, "coloring": "none"}, "line": {"color": colour, "width": 2, "dash": "dash"},
-        "showlegend": False,
+        "type": "scatter", "mode": "lines", "x": x, "y": y, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "hoverinfo": "skip",
+        "name": "what truly moves", "line": {"color": colour, "width": 2, "dash": "dash"}, "showlegend": False,
     }]  # fmt: skip
+
+
+@lru_cache(maxsize=4)
+def _border(bits: bytes, shape: tuple[int, int]) -> tuple[list[float | None], list[float | None]]:
+    """Return abscissae and ordinates of the lines around a mask, None between two of them; its thing stays while a knob moves."""
+    from contourpy import contour_generator
+
+    step = stride_of(shape)
+    mask = np.unpackbits(np.frombuffer(bits, np.uint8), count=shape[0] * shape[1]).reshape(shape)[::step, ::step]
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for line in map(np.asarray, contour_generator(z=mask).lines(0.5)):
+        x += [*(line[:, 0] * step).tolist(), None]
+        y += [*(line[:, 1] * step).tolist(), None]
+    return x[:-1], y[:-1]
 
 
 def frame(pixels: np.ndarray, index: int) -> Spec:

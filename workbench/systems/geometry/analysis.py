@@ -74,8 +74,8 @@ def coherent(depth: np.ndarray, side: int) -> np.ndarray:
     return median_filter(filled, side)
 
 
-def analyse(setting: Setting, choice: Choice, networks: Any = None, swept: Volume | None = None) -> Found:
-    """Return everything that ProDepth and ManyDepth make of a pair.
+def join(setting: Setting, choice: Choice, networks: Any = None, swept: Volume | None = None) -> Found:
+    """Return the opinions on depth and what becomes of them, all but the doubts: what a moving slider shows first.
 
     Args:
         networks: trained ones (`networks.Networks`); None: the simulated teacher, and the argmin depth as the auxiliary one.
@@ -106,13 +106,29 @@ def analyse(setting: Setting, choice: Choice, networks: Any = None, swept: Volum
         maps["depth_network"] = networks.decode("multi", setting.pair.target, _modulated(own, setting, u, single, sigma, choice))
     if setting.offset is not None and classical.available():
         maps["depth_classical"] = classical.matched(setting, choice.nearest, choice.farthest)
-    maps["photometric"] = thrifty(volume.photometric(setting.pair, maps["depth_fused"]).astype(np.float32), RESOLUTION)
-    doubt = fusion.doubt(seen, law)
-    maps |= {"entropy": doubt.entropy, "peak_ratio": doubt.peak_ratio, "lowest_cost": doubt.lowest, "p_max": doubt.p_max}
-    maps["spread"] = doubt.spread
+    return Found(seen, law, fused, _narrow(maps))
+
+
+def analyse(setting: Setting, choice: Choice, networks: Any = None, swept: Volume | None = None) -> Found:
+    """Return everything that ProDepth and ManyDepth make of a pair; arguments as for `join`."""
+    return doubted(join(setting, choice, networks, swept), setting)
+
+
+def doubted(joint: Found, setting: Setting) -> Found:
+    """Return joined depths with what a volume says of its own reliability, and how well the frames agree under the joined one."""
+    seen, maps = joint.volume, dict(joint.maps)
+    error = volume.photometric(setting.pair, maps["depth_fused"]).astype(np.float32)
+    maps["photometric"] = thrifty(error, RESOLUTION)
+    doubt = fusion.doubt(seen, joint.law)
+    found = {"entropy": doubt.entropy, "peak_ratio": doubt.peak_ratio, "lowest_cost": doubt.lowest, "p_max": doubt.p_max}
+    found["spread"] = doubt.spread
     unknown = ~seen.valid.any(0)
-    maps |= {n: np.where(unknown, np.nan, maps[n]) for n in ("entropy", "peak_ratio", "lowest_cost", "p_max", "spread")}
-    return Found(seen, law, fused, {n: m if m.dtype == bool else m.astype(np.float32) for n, m in maps.items()})
+    maps |= {n: np.where(unknown, np.nan, m) for n, m in found.items()}
+    return Found(seen, joint.law, joint.fused, _narrow(maps))
+
+
+def _narrow(maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {n: m if m.dtype in (bool, np.float32) else m.astype(np.float32) for n, m in maps.items()}
 
 
 def networks_volume(setting: Setting) -> np.ndarray:

@@ -181,26 +181,39 @@ class ProDepth(System):
         A record at full resolution keeps its own groups until a live knob moves; then the 64 x 160 window answers, its
         figures marked as estimates of the full size.
         """
-        attrs = record.group_attrs("image")
-        if "scene" not in attrs:
+        if not self._moved(record):
             return {}
-        now = {n: getattr(self, n) for n in LIVE}
-        whole = attrs["resolution"] == "full"
-        if whole and now == json.loads(attrs["run"]):
-            return {}
-        knobs = self._of(record)
-        setting, swept = seen_by(knobs)
-        found = analysis.analyse(setting, choice_of(knobs), networks_of(knobs), swept)
+        knobs, facts = self._of(record), self._facts(record)
+        setting, joint = joined(knobs)
+        found = analysis.doubted(joint, setting)
         judged = analysis.judge(found, setting)
-        columns, labels = analysis.groups(found, setting, judged, facts_of(knobs) | now | {"preview": whole})
-        provenance = "estimated" if whole else "measured"
+        columns, labels = analysis.groups(found, setting, judged, facts)
+        provenance = "estimated" if facts["preview"] else "measured"
         meters = analysis.rows_of(record, lambda kind: kind != "quality") + analysis.quality(found, setting, judged, provenance)
         if knobs.scene == "motorcycle":
             meters += analysis.bad(found, setting, 0.5, provenance)
         columns["meters"] = analysis.columns_of(meters)
-        columns["curve/here"] = studies.here(judged, now)
+        columns["curve/here"] = studies.here(judged, {n: getattr(self, n) for n in LIVE})
         labels["curve/here"] = {"x_label": "knob", "y_label": "AbsRel"}
         return {**columns, "attrs": labels}  # type: ignore[dict-item]
+
+    def lead(self, record: Record) -> Columns:
+        """Return the depth maps alone; `derive` then goes on from them. A reader's own pair is not kept between the two."""
+        if not self._moved(record) or self._of(record).scene == "pair":
+            return {}
+        maps = joined(self._of(record))[1].maps
+        return {"maps": maps, "attrs": {"maps": self._facts(record)}}  # type: ignore[dict-item]
+
+    def _moved(self, record: Record) -> bool:
+        """Return whether the live knobs say anything else than the record: one at full resolution keeps its groups until then."""
+        attrs = record.group_attrs("image")
+        if "scene" not in attrs:
+            return False
+        return attrs["resolution"] != "full" or {n: getattr(self, n) for n in LIVE} != json.loads(attrs["run"])
+
+    def _facts(self, record: Record) -> dict[str, Any]:
+        whole = record.group_attrs("image")["resolution"] == "full"
+        return facts_of(self._of(record)) | {n: getattr(self, n) for n in LIVE} | {"preview": whole}
 
     def _of(self, record: Record) -> SimpleNamespace:
         """Return the record's run knobs with this system's live ones: a run knob acts in the next run only."""
@@ -259,6 +272,20 @@ def _kept(values: tuple[Any, ...]) -> tuple[pairs.Setting, volume.Volume]:
     knobs = SimpleNamespace(**dict.fromkeys(CHOSEN) | dict(zip(MATCHED, values, strict=True)), teacher="simulated")
     setting = setting_of(knobs)
     return setting, analysis.volume_of(setting, choice_of(knobs))
+
+
+def joined(knobs: Any) -> tuple[pairs.Setting, analysis.Found]:
+    """Return the pair and its joined depths; those of the last settings are kept: `derive` goes on where `lead` was."""
+    if knobs.scene == "pair":
+        setting, swept = seen_by(knobs)
+        return setting, analysis.join(setting, choice_of(knobs), networks_of(knobs), swept)
+    return _joined(tuple(getattr(knobs, n) for n in MATCHED), choice_of(knobs), str(knobs.teacher))
+
+
+@lru_cache(maxsize=4)
+def _joined(values: tuple[Any, ...], choice: Choice, teacher: str) -> tuple[pairs.Setting, analysis.Found]:
+    setting, swept = _kept(values)
+    return setting, analysis.join(setting, choice, networks_of(SimpleNamespace(teacher=teacher)), swept)
 
 
 def _own(knobs: Any) -> pairs.Setting:
