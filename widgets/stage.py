@@ -76,10 +76,11 @@ class Slot:
         self.view: View | None = None
         self.stale = True
         self.on = True  # somebody can see it
+        self.led: Record | None = None  # what it shows already of a record that is still being made
 
     def draw(self, record: Record, options: dict[str, Any]) -> None:
         """Draw the view for a record, or say why it cannot be drawn."""
-        view, self.stale, self.picture.stale = self.view, False, False
+        view, self.stale, self.picture.stale, self.led = self.view, False, False, None
         if view is None:
             return
         try:
@@ -92,6 +93,15 @@ class Slot:
         news = int(fields["figure"] != self.picture.figure)  # the same figure is neither sent nor drawn again
         self.picture.param.update(title=view.question, reading=view.reading, drawing=self.picture.drawing + news, **fields)
 
+    def shows_already(self, record: Record) -> bool:
+        """Return whether it was drawn from a part of this record: all that it had to draw from stands there, too."""
+        if self.led is None or self.view is None:
+            return False
+        had = {g: _arrays(self.led, g) for g in _touched(self.view) if g in self.led}
+        return all(
+            g in record and _same(was, {n: a for n, a in _arrays(record, g).items() if n in was}) for g, was in had.items()
+        )
+
 
 class Stage:
     """The hero, the text strip, the speed-quality plane and at most two further views of one record."""
@@ -101,7 +111,6 @@ class Stage:
         self.slots = {name: Slot(make(name)) for name in ("hero", "strip", "plane", "left", "right")}
         self.record: Record | None = None
         self.pair = 0
-        self._led: Record | None = None  # what the hero shows already of a record that is still being made
         self._place()
 
     @property
@@ -151,7 +160,8 @@ class Stage:
         for slot in self.slots.values():
             if slot.view is None or not slot.on:
                 continue
-            if slot is self.slots["hero"] and self._shows_already(record):
+            if slot.shows_already(record):
+                slot.led = None
                 continue
             if only is None or slot.stale or only & _touched(slot.view):
                 if hero_first and slot is not self.slots["hero"]:
@@ -160,25 +170,15 @@ class Stage:
                     slot.draw(record, options)
             else:
                 slot.picture.stale = False
-        self._led = None
 
     def lead(self, record: Record, options: dict[str, Any]) -> None:
         """Draw the hero from the part of a record that is there first; what else the live knobs change is marked as on its way."""
-        hero, self._led = self.slots["hero"], record
+        hero = self.slots["hero"]
         hero.draw(record, options)
+        hero.led = record
         for slot in self.slots.values():
             if slot is not hero and slot.on:
                 slot.picture.stale = slot.picture.stale or slot.picture.reacts
-
-    def _shows_already(self, record: Record) -> bool:
-        """Return whether the hero was drawn from what this record holds: all that it had to draw from stands there, too."""
-        led, view = self._led, self.slots["hero"].view
-        if led is None or view is None:
-            return False
-        arrays = {g: _arrays(led, g) for g in _touched(view) if g in led}
-        return all(
-            g in record and _same(had, {n: a for n, a in _arrays(record, g).items() if n in had}) for g, had in arrays.items()
-        )
 
     def option_changed(self, name: str, options: dict[str, Any]) -> None:
         """Redraw the views that take the option (`step`, `selected`, `theme`)."""

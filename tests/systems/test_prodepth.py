@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plotly.io.json import to_json_plotly
 
 import workbench as wb
 from workbench import system as systems
+from workbench import views
 from workbench.errors import InputError, WorkbenchError
 from workbench.record import Record
 from workbench.systems.geometry import analysis, classical, full, fusion, networks, pairs, scores, studies, volume
@@ -272,6 +274,19 @@ def test_live_knobs_change_the_groups_and_running_with_them_gives_the_same(recor
         other = (info.bounds[0] if info.default != info.bounds[0] else info.bounds[1]) if other is None and info.bounds else other
         new = ProDepth(**{name: other}).rederive(kept)
         assert any(not np.array_equal(new.column("maps", v), record.column("maps", v), equal_nan=True) for v in ("depth_fused", "uncertainty", "entropy", "depth_multi") if new.column("maps", v).shape == record.column("maps", v).shape), name  # fmt: skip
+
+
+@pytest.mark.parametrize("knobs", [{"object_speed": 0.3}, {"gamma": 0.2}, {"depth_bins": 16, "binning": "linear"}])
+def test_what_leads_a_move_is_what_derive_gives(record: Record, knobs: dict[str, Any]) -> None:
+    system = ProDepth(**knobs)
+    led, whole = system.led(record), system.rederive(record)
+    assert led is not None
+    for name in led.variables("maps"):
+        np.testing.assert_array_equal(led.column("maps", name), whole.column("maps", name), err_msg=name)
+    hero = views.get(ProDepth.shows[0])
+    assert to_json_plotly(hero.spec(led)) == to_json_plotly(hero.spec(whole))
+    assert hero.describe(led) == hero.describe(whole)
+    assert hero.text(led) == hero.text(whole)
 
 
 def test_a_run_knob_waits_for_the_next_run(record: Record) -> None:
