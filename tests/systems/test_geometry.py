@@ -325,3 +325,12 @@ def test_the_loops_leave_no_window_out() -> None:
     out = np.empty((1, 3, 3), np.float32)
     loops.pool(np.arange(9, dtype=np.float32).reshape(1, 3, 3), np.ones((1, 3, 3), bool), 1, out)
     assert out[0, 0, 0] == pytest.approx((0 + 1 + 3 + 4) / 4)
+
+
+@pytest.mark.parametrize("name", list(scenes.PRESETS))
+def test_movers_before_what_stands_still_are_the_whole_scene_cast_at_once(name: str) -> None:
+    for speed in (-0.8, 0.0, 0.6):
+        shown = scenes.preset(name, 3)
+        camera = shown.moved_camera(0.4)
+        whole = scenes.render(shown.moving(speed * 0.4), camera, -1.0)
+        np.testing.assert_allclose(pairs.scene(name, "waves", 3, 0.4, speed).pair.source, whole.image, atol=2e-6)

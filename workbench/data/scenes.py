@@ -162,6 +162,11 @@ class Scene:
         things = [replace(t, velocity=metres * self.direction) if i in chosen else t for i, t in enumerate(self.things)]
         return replace(self, things=tuple(things))
 
+    def split(self) -> tuple[Scene, Scene]:
+        """Return the scene without its movers, and with them alone."""
+        parts = [tuple(t for i, t in enumerate(self.things) if (i in self.movers) == moving) for moving in (False, True)]
+        return replace(self, things=parts[0]), replace(self, things=parts[1])
+
     def moved_camera(self, metres: float) -> Camera:
         """Return the camera `metres` back along its direction: where it stood in the frame before."""
         return replace(self.camera, position=self.camera.position - metres * self.direction)

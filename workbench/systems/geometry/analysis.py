@@ -84,18 +84,18 @@ def join(setting: Setting, choice: Choice, networks: Any = None, swept: Volume |
     seen = volume_of(setting, choice) if swept is None else swept
     raw = fusion.cheapest(seen.cost, seen.valid, seen.depths)
     if networks is None:
-        single, sigma = pairs.teacher(setting.true, choice.sigma)
+        single, sigma, p_s = pairs.opinion(setting.true, choice.sigma, seen.depths)
         other = coherent(raw, choice.coherence)
     else:
         own = networks_volume(setting)
         single, share = networks.teacher(setting.pair.target)
         sigma = np.maximum(choice.sigma * share, 1e-3)
+        p_s = fusion.min_max(fusion.single_law(seen.depths, single, sigma))
         other = networks.decode("auxiliary", setting.pair.target, own)
     law = fusion.matching_law(seen.cost, choice.temperature)
     u = fusion.dynamic_probability(single, other, choice.beta, form=choice.u_form, unit=choice.unit).astype(np.float32)
     everywhere = choice.product == "everywhere"
-    p_cv, p_s = fusion.min_max(law), fusion.min_max(fusion.single_law(seen.depths, single, sigma))
-    fused, modulated = fusion.pcvm(seen.cost, p_cv, p_s, u, choice.gamma, everywhere=everywhere)
+    fused, modulated = fusion.pcvm(seen.cost, fusion.min_max(law), p_s, u, choice.gamma, everywhere=everywhere)
     maps = {
         "depth_true": setting.true, "depth_multi": raw, "depth_single": single, "sigma": sigma, "depth_cv": other, "uncertainty": u,
         "depth_fused": fusion.cheapest(modulated, seen.valid, seen.depths),

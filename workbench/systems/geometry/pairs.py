@@ -49,12 +49,30 @@ def _still(name: str, texture: str, seed: int) -> tuple[scenes.Scene, scenes.Fra
     return shown, scenes.render(shown, shown.camera)
 
 
+@lru_cache(maxsize=4)
+def _behind(name: str, texture: str, seed: int, baseline: float) -> scenes.Frame:
+    """Return what stands still as the other camera sees it: no speed changes that."""
+    shown, _ = _still(name, texture, seed)
+    return scenes.render(shown.split()[0], shown.moved_camera(baseline), -1.0)
+
+
+def _before(name: str, texture: str, seed: int, baseline: float, speed: float) -> np.ndarray:
+    """Return the other frame's image (h, w, 3): the movers, ray-cast where they were, before or behind what stands still."""
+    shown, _ = _still(name, texture, seed)
+    still, movers = _behind(name, texture, seed, baseline), shown.moving(speed * baseline).split()[1]
+    if not movers.things:
+        return still.image
+    moved = scenes.render(movers, shown.moved_camera(baseline), -1.0)
+    return np.where((moved.depth < still.depth)[..., None], moved.image, still.image)
+
+
 def scene(name: str, texture: str, seed: int, baseline: float, speed: float) -> Setting:
     """Return a preset seen from two places `baseline` metres apart, its mover going `speed` baselines a frame the same way."""
     shown, now = _still(name, texture, seed)
     before_camera = shown.moved_camera(baseline)
-    before = scenes.render(shown.moving(speed * baseline), before_camera, -1.0)
-    pair = Pair(now.image, before.image, shown.camera.intrinsics, *shown.camera.to(before_camera))
+    pair = Pair(
+        now.image, _before(name, texture, seed, baseline, speed), shown.camera.intrinsics, *shown.camera.to(before_camera)
+    )
     moving = np.isin(now.thing, shown.movers)
     return Setting(pair, now.depth.astype(np.float32), moving, FOCAL * baseline, baseline)
 
@@ -174,6 +192,23 @@ def disturbed(setting: Setting, pose_noise_deg: float, photometric_noise: float,
         noise = np.random.default_rng([seed, 22]).standard_normal(pair.source.shape, np.float32)
         pair = pair._replace(source=np.clip(pair.source + np.float32(photometric_noise) * noise, 0, 1))
     return setting._replace(pair=pair)
+
+
+def opinion(true: np.ndarray, sigma: float, depths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (depth, sigma), both (h, w) m, of the simulated teacher and its law over depths after min-max, (D, h, w).
+
+    The last ones of a slider's size are kept: neither the mover's speed nor the fusion's knobs change what one frame says.
+    """
+    say = _opinion if true.size <= HEIGHT * WIDTH else _opinion.__wrapped__
+    return say(true.tobytes(), true.shape, sigma, depths.tobytes())
+
+
+@lru_cache(maxsize=4)
+def _opinion(true: bytes, shape: tuple[int, int], sigma: float, depths: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from workbench.systems.geometry import fusion
+
+    depth, spread = teacher(np.frombuffer(true, np.float32).reshape(shape), sigma)
+    return depth, spread, fusion.min_max(fusion.single_law(np.frombuffer(depths, np.float32), depth, spread))
 
 
 def teacher(true: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
