@@ -33,6 +33,8 @@ from workbench.errors import InputError, WorkbenchError, unknown
 from workbench.record import Record
 from workbench.system import System
 
+PATIENCE_S = 0.3  # that a page waits for its browser to have painted the hero, before it goes on with the other pictures
+
 
 class Bench(Sweeping, Keeping, pn.viewable.Viewer):
     """The live page of a system: displays itself in JupyterLab, `.servable()` under `panel serve`.
@@ -64,6 +66,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         self._visitor = ""  # the browser's key, once it has said hello
         self._wanted = ""  # the kept run that the link names
         self._warming: Future[None] | None = None
+        self._next: Callable[[], None] | None = None  # what follows when the hero is painted
         self._ran_with: dict[str, Any] = {}
         self._public = served()
         self._build()
@@ -179,7 +182,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         actions: dict[str, Callable[[dict[str, Any]], None]] = {
             "live": self._on_live, "settle": self._on_settle, "run": lambda _: self._start(), "preset": self._on_preset,
             "cancel": lambda _: self.cancel(), "theme": self._on_theme, "step": self._on_step, "click": self._on_click, "zoom": self._on_zoom,
-            "painted": lambda _: self._warm(), "words": self._on_words, "tab": self._on_tab, "dismiss": lambda _: self._say(""),
+            "painted": self._on_painted, "words": self._on_words, "tab": self._on_tab, "dismiss": lambda _: self._say(""),
             "sweep": self._on_sweep, "close": lambda _: self._close_sweep(), "hello": self._on_hello, "keep": self._on_keep,
             "download": self._on_download, "drag": self._on_drag,
         }  # fmt: skip
@@ -210,8 +213,9 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         if first is None:
             self._rederive()
             return
+        drawing = self._hero.drawing
         self.stage.lead(first, self._options())
-        self._on_page(self._rederive)
+        self._once_painted(drawing, self._rederive)
 
     def _on_settle(self, message: dict[str, Any]) -> None:
         before = self.system.values()
@@ -373,11 +377,39 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         new = self.system.rederive(self.record)
         only = changed_groups(self.record, new)
         self.record = new
+        drawing = self._hero.drawing
         self.stage.show(new, self._options(), only=only, hero_first=True)
         if "meters" in only:
             self._write_meters(new)
         if self.stage.any_stale():
-            self._on_page(lambda: self.stage.draw_stale(self._options()))
+            self._once_painted(drawing, lambda: self.stage.draw_stale(self._options()))
+
+    @property
+    def _hero(self) -> Picture:
+        return self.stage.slots["hero"].picture
+
+    def _once_painted(self, drawing: int, change: Callable[[], None]) -> None:
+        """Make a change when the hero stands that was drawn since drawing number `drawing`; at once where none was.
+
+        What is computed while the browser draws takes the processor from it: on two cores that is a fifth of the repaint.
+        A browser that does not answer (hidden, busy, none at all) is waited for `PATIENCE_S`. The newest change replaces one
+        that waits: each is made of the record and the knobs of its own moment.
+        """
+        self._next = change
+        if self._turns.served and self._hero.drawing != drawing:
+            self._turns.after(PATIENCE_S, lambda: self._go_on(change))
+        else:
+            self._on_page(lambda: self._go_on(change))
+
+    def _go_on(self, change: Callable[[], None] | None) -> None:
+        if change is not None and self._next is change:
+            self._next = None
+            self._change(change)
+
+    def _on_painted(self, message: dict[str, Any]) -> None:
+        self._warm()
+        if message["place"] == "hero":
+            self._go_on(self._next)
 
     def _refresh_controls(self) -> None:
         self.controls.param.update(values=controls.shown(self.system), fresh=self.controls.fresh + 1)

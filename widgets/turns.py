@@ -76,6 +76,15 @@ class Turns:
         else:
             self._work_here()
 
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        """Have an act done in its turn once some time has passed; at once where there is no session."""
+        context = self._document.session_context if self.served else None
+        if context is None:
+            self.add(act)
+            return
+        loop = context.server_context.application_context.io_loop
+        loop.add_callback(loop.call_later, seconds, self.add, act)
+
     def close(self) -> None:
         """Do nothing more, and forget what waits."""
         with self._lock:

@@ -151,13 +151,35 @@ def test_maps_travel_as_bytes_and_arrive_as_numbers(live: Live, site: str) -> No
     record = system(**{n: v for n, v in kept.knobs.items() if n in system.knobs()}).rederive(kept)
     live.open(f"{site}/prodepth", state="recorded")
     live.hero.wait_for()
-    script = "(plot) => plot._fullData.filter((t) => t.type === 'heatmap').map((t) => [t.z, t.customdata].map((rows) => Array.from(rows, (row) => Array.from(row, (v) => Number.isNaN(v) ? null : v))))"
+    script = "(plot) => plot._fullData.filter((t) => t.type === 'heatmap').map((t) => Array.from(t.z, (row) => Array.from(row, (v) => Number.isNaN(v) ? null : v)))"
     found = live.page.locator("figure.picture .js-plotly-plot").first.evaluate(script)
     drawn = [t for t in views.get("depth_maps").spec(record)["data"] if t["type"] == "heatmap"]
     assert len(found) == len(drawn) > 2
-    for (z, custom), trace in zip(found, drawn):
+    for z, trace in zip(found, drawn):
         np.testing.assert_allclose(np.array(z, float), np.array(trace["z"], float), rtol=1e-6)
-        np.testing.assert_array_equal(custom, trace["customdata"])
+
+
+def test_a_click_names_the_pixel_under_the_pointer(live: Live, site: str) -> None:
+    """Anywhere on a map, and on the slice through the volume, whose ordinate is depth: the ring stands where the reader clicked."""
+    live.open(f"{site}/prodepth", state="recorded")
+    live.hero.wait_for()
+    hero = live.page.locator("figure.picture .js-plotly-plot").first
+    ring = "(plot) => { const t = plot.data.find((t) => t.name === 'chosen pixel' && t.x[0] >= 0); return [t.x[0], t.y[0]] }"
+    live.settled()
+    panel = hero.locator(".draglayer .nsewdrag").last
+    panel.scroll_into_view_if_needed()
+    box = panel.bounding_box()
+    assert box is not None
+    live.page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.75)
+    expect(hero.locator(".hoverlayer .hovertext").first).to_be_visible()
+    live.page.mouse.down()
+    live.page.mouse.up()
+    column, row = 0.25 * 160 - 0.5, 0.75 * 64 - 0.5
+    live.until(lambda: np.abs(np.subtract(hero.evaluate(ring), (column, row))).max() <= 1, "the ring is under the pointer")
+    hero.evaluate(
+        "(plot) => plot.emit('plotly_click', { points: [{ x: 7, y: 3.5, pointIndex: 0, data: { meta: { columns: 160, row: 20 } } }] })"
+    )
+    live.until(lambda: hero.evaluate(ring) == [7, 20], "the ring is where the slice was clicked")
 
 
 def brightness(node: Any) -> float:

@@ -47,7 +47,9 @@ export function render({ model }) {
   let drawn = "", edit = 0, queue = Promise.resolve()
 
   const clicked = ({ points: [point] }) => point && model.send_msg({ kind: "click",
-    x: plainValue(point.x), y: plainValue(point.y), custom: point.customdata ?? null, name: point.data?.name ?? "", index: point.pointIndex })
+    x: plainValue(point.x), y: plainValue(point.y), custom: point.customdata ?? pixel(point), name: point.data?.name ?? "", index: point.pointIndex })
+  // A map says in its `meta` how its pixels are counted, instead of carrying a number for each.
+  const pixel = ({ data, x, y }) => (data?.meta?.columns ? (data.meta.row ?? y) * data.meta.columns + x : null)
   // A picture with levels of detail gets the next level from the server: its layout says so in `meta.zoom`.
   function zoomed(change) {
     if (!plot.layout?.meta?.zoom) return
@@ -85,7 +87,10 @@ export function render({ model }) {
     if (!source || source === drawn) return
     const Plotly = await plotly(model)
     await turn(model.lead)
+    const first = !drawn
     try { if (source === model.figure) await put(Plotly, source, model.drawing) } finally { painted().then(next) }
+    // The hero is told of every time: the server computes what else a move changes when the hero stands, not while it is drawn.
+    if (first || model.lead) painted().then(() => model.send_msg({ kind: "painted" }))
   }
   async function put(Plotly, source, number) {
     const figure = JSON.parse(source)
@@ -102,7 +107,6 @@ export function render({ model }) {
       plot.on("plotly_relayout", zoomed)
       plot.on("plotly_relayout", dragged)
     }
-    if (!drawn) model.send_msg({ kind: "painted" })
     drawn = source
     root.dataset.drawn = number
     busy()

@@ -49,7 +49,7 @@ def draw(record: Record, *, selected: int | None = None, theme: str = "light", t
     bar = panels.scale_bar("cost, scaled a pixel", len=0.48, y=0.72, nticks=3)
     data: list[Spec] = [{
         "type": "heatmap", "z": section.round(3).tolist(), "x": x.tolist(), "y": depths.round(4).tolist(), "colorscale": panels.COST, "zmin": 0, "zmax": 1, "colorbar": bar, "name": "cost",
-        "customdata": np.broadcast_to(row * record.column("maps", "depth_multi").shape[1] + x, section.shape).tolist(),
+        "meta": panels.clicks(record.column("maps", "depth_multi").shape[1], row),
         "hovertemplate": "column %{x}, %{y:.2f} m: %{z:.2f}<extra></extra>",
     }]  # fmt: skip
     for name, words, meaning, dash in LINES:
@@ -61,7 +61,7 @@ def draw(record: Record, *, selected: int | None = None, theme: str = "light", t
     slab, seen = cost[plane].astype(float), record.column("cost_volume", "valid")[plane]
     bar = panels.scale_bar("cost", len=0.4, y=0.18, nticks=3)
     data.append(panels.panel(np.where(seen, slab, np.nan), 1, digits=4, name="cost", colorscale=panels.COST, zmin=0, zmax=float(np.percentile(slab[seen], 98) if seen.any() else 1) + 1e-6, colorbar=bar))  # fmt: skip
-    data[-1].pop("customdata")
+    del data[-1]["meta"]  # its axes count points of the volume, not pixels
     data.append(panels.cross(row // step, column // step, 1, theme))
     span = [float(np.log10(depths[0])), float(np.log10(depths[-1]))]
     layout = panels.axes(1, slab.shape, PLANE_BOX) | {
