@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -54,6 +54,52 @@ def test_a_hero_drawn_for_another_reason_meanwhile_is_drawn_again(page: Bench) -
     assert page.stage.slots["hero"].picture.figure != ahead
     page._rederive()
     assert page.stage.slots["hero"].picture.figure == ahead
+
+
+class _Session:
+    """The line of acts of a page that a browser shows, without one: what waits for a time stands in `timers`."""
+
+    served = True
+
+    def __init__(self) -> None:
+        self.timers: list[Callable[[], None]] = []
+
+    def add(self, act: Callable[[], None]) -> None:
+        act()
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        self.timers.append(act)
+
+    def close(self) -> None: ...
+
+
+def stale(page: Bench) -> bool:
+    return any(slot.picture.stale for slot in page.stage.slots.values())
+
+
+@pytest.mark.parametrize("key", ["prodepth", "zipvl"], ids=["with groups of its own", "drawn from all"])
+@pytest.mark.parametrize("answers", [True, False], ids=["painted", "silent"])
+def test_the_rest_of_a_move_waits_for_the_hero(key: str, answers: bool, drawn: list[str]) -> None:
+    page = Bench(systems.get(key)())
+    page._turns = session = _Session()  # type: ignore[assignment]
+    knob = {"prodepth": {"object_speed": 0.2}, "zipvl": {"tau": 0.5}}[key]
+    drawn.clear()
+    page._heard({"kind": "live", "values": knob})
+    assert drawn == [page.stage.slots["hero"].view.name]  # type: ignore[union-attr]
+    assert stale(page)
+    if answers:
+        page._heard({"kind": "painted", "place": "left"})
+        assert stale(page)
+        page._heard({"kind": "painted", "place": "hero"})
+    else:
+        for timer in session.timers:  # grows while the first follows
+            timer()
+    assert not stale(page)
+    count = len(drawn)
+    for timer in session.timers:
+        timer()  # too late: all is drawn
+    assert len(drawn) == count
+    page.close()
 
 
 def test_arrays_that_differ_in_one_place_differ() -> None:
