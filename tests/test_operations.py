@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from benchmarks._visitor import Visitor
-from widgets import operations, running, serve, worker
+from widgets import doors, operations, running, serve, worker
 from widgets.recorded import recorded_run
 from widgets.shelf import new_key
 from widgets.worker import Job, RunQueue
@@ -212,7 +212,7 @@ def test_health_says_ready_and_then_stopping(site: tuple[str, int], monkeypatch:
 
 
 def test_too_many_pages_are_refused_with_a_sentence(site: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations.Gate, "limit", 0)
+    monkeypatch.setattr(doors.Gate, "limit", 0)
     answer, text = ask(site, "/")
     assert answer.status == 503
     assert text == "0 pages are open here already. Try again in a minute."

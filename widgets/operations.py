@@ -1,7 +1,7 @@
-"""What a server for others needs: limits, counters, a health endpoint, a metrics page, headers, a log, a graceful stop.
+"""What a server for others needs: limits, counters, a health endpoint, a metrics page, a log, a graceful stop.
 
-Everything hangs on the server that Panel makes: its handlers are replaced by subclasses that add headers, its log function
-counts requests, and a file for each process lets any of them show the figures of all.
+Everything hangs on the server that Panel makes: its log function counts requests, and a file for each process lets any of them
+show the figures of all. Who is let in, and on what terms, stands in `doors`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hmac
 import json
 import logging
 import os
-import secrets
 import threading
 import time
 from collections import Counter, deque
@@ -18,10 +17,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from tornado.web import ErrorHandler, RequestHandler
+from tornado.web import RequestHandler
 
 log = logging.getLogger("workbench.server")
 #: Seconds a stopping server waits for the run that goes on.
@@ -255,94 +254,6 @@ def metrics_html(figures: dict[str, Any]) -> str:
         f"<title>Figures of this server</title><style>{style}</style><h1>Figures of this server</h1><h2>Now</h2><table>{rows(now)}</table>"
         f"<h2>Since the start</h2><table>{rows(counts)}</table><h2>Milliseconds</h2><table>{head}{times}</table></html>"
     )
-
-
-# ---- headers ---------------------------------------------------------------------------------------------------------
-
-
-def headers(nonce: str) -> dict[str, str]:
-    """Return the headers of every answer. Scripts run only from this server, or with the page's own number."""
-    policy = [
-        "default-src 'self'",
-        f"script-src 'self' 'nonce-{nonce}' blob: 'unsafe-eval'",  # blob: and eval: how Panel loads a component's own script
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "font-src 'self' data:",
-        "connect-src 'self' blob:",
-        "worker-src 'self' blob:",
-        "object-src 'none'",
-        "base-uri 'self'",
-        "form-action 'self'",
-        "frame-ancestors 'self'",
-    ]
-    return {
-        "Content-Security-Policy": "; ".join(policy),
-        "X-Content-Type-Options": "nosniff",
-        "X-Frame-Options": "SAMEORIGIN",
-        "Referrer-Policy": "same-origin",
-        "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=()",
-        "Cross-Origin-Opener-Policy": "same-origin",
-        "Server": "workbench",
-    }
-
-
-class Secured(RequestHandler):
-    """Mixed in front of every handler of the server: headers, and the page's number on its own scripts."""
-
-    def set_default_headers(self) -> None:
-        super().set_default_headers()
-        self.nonce = secrets.token_urlsafe(16)
-        for name, value in headers(self.nonce).items():
-            self.set_header(name, value)
-
-    def write(self, chunk: Any) -> None:
-        if isinstance(chunk, str) and "<script" in chunk and "html" in str(self._headers.get("Content-Type", "")):
-            chunk = chunk.replace("<script", f'<script nonce="{self.nonce}"')
-        super().write(chunk)
-
-
-def _secured(handler: type[RequestHandler]) -> type[RequestHandler]:
-    return type(f"Secured{handler.__name__}", (Secured, handler), {})
-
-
-class Gate:
-    """Refuses a page, with a sentence, while too many are open or the server stops."""
-
-    limit: int | None = None
-
-    @classmethod
-    def refuses(cls) -> str:
-        if METRICS.stopping:
-            return STOPPING
-        if cls.limit is not None and METRICS.sessions() >= cls.limit:
-            return f"{cls.limit} pages are open here already. Try again in a minute."
-        return ""
-
-
-def _gated(handler: type[RequestHandler]) -> type[RequestHandler]:
-    async def get(self: Any, *args: Any, **kwargs: Any) -> None:
-        sentence = Gate.refuses()
-        if not sentence:
-            await cast(Any, handler).get(self, *args, **kwargs)
-            return
-        self.set_status(503)
-        self.set_header("Retry-After", "60")
-        self.set_header("Content-Type", "text/plain; charset=utf-8")
-        await self.finish(sentence)
-
-    return type(f"Gated{handler.__name__}", (handler,), {"get": get})
-
-
-def secure(application: Any) -> None:
-    """Give every handler of a Tornado application the headers, and the pages their gate."""
-    from bokeh.server.views.doc_handler import DocHandler
-
-    application.settings |= {"default_handler_class": _secured(ErrorHandler), "default_handler_args": {"status_code": 404}}
-    routers = [application.wildcard_router, application.default_router]
-    for rule in (r for router in routers for r in router.rules):
-        target = rule.target
-        if isinstance(target, type) and issubclass(target, RequestHandler) and not issubclass(target, Secured):
-            rule.target = _secured(_gated(target) if issubclass(target, DocHandler) else target)
 
 
 # ---- log and stop ----------------------------------------------------------------------------------------------------

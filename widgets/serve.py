@@ -19,7 +19,7 @@ from typing import Any
 import panel as pn
 from tornado.ioloop import IOLoop, PeriodicCallback
 
-from widgets import controls, operations, worker
+from widgets import controls, doors, operations, worker
 from widgets.bench import Bench
 from widgets.compare import Compare
 from widgets.gallery import Gallery
@@ -92,6 +92,7 @@ def serve(
     if num_procs > 1:
         _pass_signals_on(board)
     options: dict[str, Any] = {"title": dict.fromkeys(routes, "Workbench"), "verbose": not public, "show": show, **SESSION_MS}
+    options |= {"sign_sessions": True, "secret_key": secrets.token_urlsafe(32)}  # one secret for every process
     if num_procs > 1:
         options["num_procs"] = num_procs
 
@@ -116,7 +117,7 @@ def _limit(limits: operations.Limits, public: bool, address: str) -> None:
     """Set the process-wide bounds of what a visitor may ask."""
     controls.any_model = address in LOOPBACK and not public
     controls.max_tokens = limits.tokens if public else None
-    operations.Gate.limit = limits.sessions if public else None
+    doors.Gate.limit = limits.sessions if public else None
     queue, own = worker.QUEUE, worker.RunQueue()
     queue.waiting, queue.each, queue.seconds = (
         (limits.waiting, limits.each, limits.seconds) if public else (own.waiting, None, None)
@@ -137,7 +138,7 @@ def _token(public: bool) -> str:
 
 def _watch(server: Any, board: operations.Board) -> None:
     """Hang headers, counters and the figures' file on a server."""
-    operations.secure(server._tornado)
+    doors.secure(server._tornado)
     metrics = operations.METRICS
     metrics.stopping = False
     metrics.sessions = lambda: len(server.get_sessions())

@@ -1,0 +1,129 @@
+"""Who comes into a server: every page has a session of its own, no door leads past the gate, an address holds no surprise."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from bokeh.util.token import generate_jwt_token, generate_session_id, get_session_id
+from tornado.httpclient import HTTPClientError, HTTPRequest
+from tornado.websocket import websocket_connect
+
+from benchmarks._visitor import Visitor
+from tests.ui.walk import Walk
+from widgets import doors, operations, serve
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+AUTOLOAD = "/walk/autoload.js?bokeh-autoload-element=x&bokeh-app-path=/walk&bokeh-absolute-url=http://x/walk"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = serve.serve(port=port, threaded=True, routes={"/": lambda: "none", "walk": serve.page(Walk)})
+    yield server.server
+    server.stop()
+
+
+@pytest.fixture
+def site(server: Any) -> tuple[str, int]:
+    return "127.0.0.1", server.port
+
+
+def ask(site: tuple[str, int], path: str, *, method: str = "GET", **headers: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(*site, timeout=30)
+    connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    answer = connection.getresponse()
+    text = answer.read().decode(errors="replace")
+    connection.close()
+    return answer.status, text
+
+
+def visit(site: tuple[str, int], act: Any, *paths: str) -> Any:
+    """Return what `act(*visitors)` returns, with one open page for each path."""
+
+    async def all_of_it() -> Any:
+        visitors = [await Visitor(f"http://{site[0]}:{site[1]}", path).open() for path in paths]
+        try:
+            return await act(*visitors)
+        finally:
+            for visitor in visitors:
+                await visitor.close()
+
+    return asyncio.run(all_of_it())
+
+
+async def connect(site: tuple[str, int], token: str) -> Any:
+    address = f"http://{site[0]}:{site[1]}"
+    request = HTTPRequest(f"{address.replace('http', 'ws')}/walk/ws", headers={"Origin": address})
+    return await websocket_connect(request, subprotocols=["bokeh", token])
+
+
+@pytest.mark.parametrize("path", ["/walk", AUTOLOAD])
+@pytest.mark.parametrize("name", ["bokeh-session-id=evil", "bokeh-session-id=", "bokeh-token=evil", ""])
+def test_an_address_or_a_header_names_no_session(site: tuple[str, int], path: str, name: str) -> None:
+    before = operations.METRICS.sessions()
+    headers = {} if name else {"Bokeh_Session_Id": "evil"}
+    status, text = ask(site, f"{path}{'&' if '?' in path else '?'}{name}", **headers)
+    assert (status, "expected no name of a session, got one. Open the page without it." in text) == (400, True)
+    np.testing.assert_equal(operations.METRICS.sessions(), before)
+
+
+def test_two_visitors_of_one_address_have_a_page_each(site: tuple[str, int]) -> None:
+    async def move(ann: Visitor, bob: Visitor) -> list[Any]:
+        await bob.send("Controls", {"kind": "settle", "values": {"threshold": 3.5, "motto": "a secret"}, "seq": 1})
+        await bob.until(lambda: bob.part("Controls").get("heard") == 1, "the answer to a move")
+        return [visitor.part("Header")["python"] for visitor in (ann, bob)]
+
+    ann, bob = visit(site, move, "walk", "walk")
+    assert ("a secret" in ann, "a secret" in bob) == (False, True)
+
+
+def test_a_socket_needs_a_token_that_this_server_has_written(site: tuple[str, int]) -> None:
+    own = generate_jwt_token(generate_session_id(), extra_payload={"headers": {}, "cookies": {}, "arguments": {}})
+    before = operations.METRICS.sessions()
+    for token in (own, f"{own}.c2lnbmVk", "x", "..."):
+        with pytest.raises(HTTPClientError, match="403"):
+            asyncio.run(connect(site, token))
+    np.testing.assert_equal(operations.METRICS.sessions(), before)
+
+
+@pytest.mark.parametrize("path", ["/walk", AUTOLOAD, "/"])
+def test_no_door_leads_past_a_full_house(site: tuple[str, int], monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    before = operations.METRICS.sessions()
+    monkeypatch.setattr(doors.Gate, "limit", 0)
+    assert ask(site, path) == (503, "0 pages are open here already. Try again in a minute.")
+    np.testing.assert_equal(operations.METRICS.sessions(), before)
+
+
+def test_a_page_that_is_open_may_connect_to_a_full_house_and_no_other(
+    server: Any, site: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (ask(site, "/walk")[1].split('"token":"')[1].split('"')[0] for _ in range(2))
+    monkeypatch.setattr(doors.Gate, "limit", 0)
+
+    async def both() -> None:
+        welcome = await connect(site, first)
+        welcome.close()
+        while await welcome.read_message() is not None:
+            pass
+        forget(second)
+        with pytest.raises(HTTPClientError, match="503"):
+            await connect(site, second)
+
+    def forget(token: str) -> None:
+        """As the server does with a page whose browser does not come back in time."""
+        del server._tornado._applications["/walk"]._sessions[get_session_id(token)]
+
+    asyncio.run(both())
