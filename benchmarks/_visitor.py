@@ -33,6 +33,7 @@ class Visitor:
         self.search = ""  # what the server wrote into the address bar
         self.files: list[dict[str, Any]] = []  # what the server handed out
         self.received = 0  # bytes
+        self.documents: list[str] = []  # whole documents, as the server wrote them
         self._models: dict[str, tuple[str, str]] = {}  # id of a model -> kind of part, id of its data
         self._welcome = False
         self._numbers = itertools.count(1)
@@ -123,6 +124,8 @@ class Visitor:
                 await self._frame()
             if content is None:
                 break
+            if header["msgtype"] == "PULL-DOC-REPLY":
+                self.documents.append(content if isinstance(content, str) else content.decode())
             self._take(header["msgtype"], json.loads(content))
             self._news.set()
         self._news.set()

@@ -14,6 +14,7 @@ from bokeh.util.token import generate_jwt_token, generate_session_id, get_sessio
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
+from benchmarks import _visitor
 from benchmarks._visitor import Visitor
 from tests.ui.walk import Walk
 from widgets import doors, operations, serve
@@ -62,6 +63,11 @@ def visit(site: tuple[str, int], act: Any, *paths: str) -> Any:
                 await visitor.close()
 
     return asyncio.run(all_of_it())
+
+
+def forget(server: Any, token: str) -> None:
+    """As the server does with a page whose browser does not come in time; another process never knew it."""
+    del server._tornado._applications["/walk"]._sessions[get_session_id(token)]
 
 
 async def connect(site: tuple[str, int], token: str) -> Any:
@@ -118,12 +124,30 @@ def test_a_page_that_is_open_may_connect_to_a_full_house_and_no_other(
         welcome.close()
         while await welcome.read_message() is not None:
             pass
-        forget(second)
+        forget(server, second)
         with pytest.raises(HTTPClientError, match="503"):
             await connect(site, second)
 
-    def forget(token: str) -> None:
-        """As the server does with a page whose browser does not come back in time."""
-        del server._tornado._applications["/walk"]._sessions[get_session_id(token)]
-
     asyncio.run(both())
+
+
+def test_a_page_whose_session_is_elsewhere_is_made_anew_as_its_address_asked(
+    server: Any, site: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = websocket_connect
+
+    def elsewhere(request: Any, subprotocols: list[str], **options: Any) -> Any:
+        forget(server, subprotocols[1])
+        return opened(request, subprotocols=subprotocols, **options)
+
+    async def look(page: Visitor) -> tuple[str, list[str]]:
+        return page.part("Header")["python"], page.documents
+
+    known, here = visit(site, look, "walk?threshold=3.5&motto=a%3Fb+c")
+    monkeypatch.setattr(_visitor, "websocket_connect", elsewhere)
+    call, there = visit(site, look, "walk?threshold=3.5&motto=a%3Fb+c")
+    assert call == known
+    assert "threshold=3.5, motto='a?b c'" in call
+    for text in (*here, *there):
+        assert "https://cdn" not in text
+        assert "static/extensions/panel/" in text

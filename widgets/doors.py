@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import secrets
 from typing import Any, cast
+from urllib.parse import urlencode
 
 from bokeh.server.views.session_handler import SessionHandler
 from bokeh.server.views.ws import WSHandler
-from bokeh.util.token import check_token_signature, get_session_id
+from bokeh.util.token import check_token_signature, get_session_id, get_token_payload
+from panel.io.resources import LOCAL_DIST, patch_model_css
 from tornado.web import ErrorHandler, RequestHandler
 
 from widgets.operations import METRICS, STOPPING
@@ -113,8 +115,25 @@ class PageSocket(Secured):
             return
         if not session:
             await self.say(403, expected("token", "one that this server has written", "another", then="Reload the page"))
-        elif not any(known.id == session for known in self.application_context.sessions) and (sentence := Gate.refuses()):
+        elif not self._here(session) and (sentence := Gate.refuses()):
             await self.say(503, sentence)
+
+    async def _async_open(self, token: str) -> None:
+        """Make the page first where this process does not hold it: as its address asked, with styles from this server.
+
+        The page may have been written by another process that shares the port, or have waited too long for its browser.
+        """
+        session_id = get_session_id(token)
+        if not self._here(session_id):
+            self.request.uri = _address(self.request.path, token)
+            session = await self.application_context.create_session_if_needed(session_id, self.request, token)
+            session.document._template_variables["dist_url"] = LOCAL_DIST
+            for root in session.document.roots:
+                patch_model_css(root, dist_url=LOCAL_DIST)  # as Panel does for a page that it writes
+        await cast(Any, super())._async_open(token)
+
+    def _here(self, session: str) -> bool:
+        return any(known.id == session for known in self.application_context.sessions)
 
     def _named(self) -> str:
         """Return the id of the session that the request's token names; "" where the token is not ours."""
@@ -125,6 +144,12 @@ class PageSocket(Secured):
             return str(get_session_id(token)) if ours else ""
         except (ValueError, KeyError, TypeError):
             return ""
+
+
+def _address(socket: str, token: str) -> str:
+    """Return path and query of the page whose socket this is; the query stands in its token."""
+    query = urlencode(get_token_payload(token).get("arguments", {}), doseq=True)
+    return (socket.removesuffix("/ws") or "/") + (f"?{query}" if query else "")
 
 
 def _secured(handler: type[RequestHandler]) -> type[RequestHandler]:

@@ -26,8 +26,8 @@ from widgets.gallery import Gallery
 from workbench import system as systems
 from workbench.errors import InputError, expected
 
-#: A closed page keeps its session, and its run, until the next of these checks after 15 s; a reload finds it again. No
-#: shorter lifetime: a browser that needs longer to connect would get a new session, whose style sheets Panel takes from its CDN.
+#: A closed page keeps its session, and its run, until the next of these checks after 15 s. A browser that needs longer to
+#: connect has its page made anew.
 SESSION_MS = {"unused_session_lifetime_milliseconds": 15_000, "check_unused_sessions_milliseconds": 2_000}
 LOOPBACK = ("localhost", "127.0.0.1")
 EVERYWHERE = ("0.0.0.0", "::", "")
