@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import socket
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +19,9 @@ from tornado.websocket import websocket_connect
 
 from benchmarks import _visitor
 from benchmarks._visitor import Visitor
-from tests.ui.walk import Walk
-from widgets import doors, operations, serve
+from tests.ui.walk import VIEWS, Walk
+from widgets import doors, keeping, operations, serve, worker
+from workbench import views
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -29,12 +33,16 @@ AUTOLOAD = "/walk/autoload.js?bokeh-autoload-element=x&bokeh-app-path=/walk&boke
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(views, "registry", lambda: VIEWS)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = serve.serve(port=port, threaded=True, routes={"/": lambda: "none", "walk": serve.page(Walk)})
     yield server.server
     server.stop()
+    patch.undo()
+    gc.collect()  # the sockets that a stopped server leaves behind, while their warning is not an error
 
 
 @pytest.fixture
@@ -94,6 +102,29 @@ def test_two_visitors_of_one_address_have_a_page_each(site: tuple[str, int]) -> 
 
     ann, bob = visit(site, move, "walk", "walk")
     assert ("a secret" in ann, "a secret" in bob) == (False, True)
+
+
+def test_a_browser_that_changes_its_key_gets_no_more_turns(
+    site: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
+    monkeypatch.setattr(worker.QUEUE, "each", 2)
+    hold, held = threading.Event(), []
+    monkeypatch.setattr(keeping, "file_of", lambda *_: (hold.wait(20), b"")[1])
+
+    async def churn(page: Visitor) -> None:
+        await page.until(lambda: page.part("Header").get("state") == "measured", "the first run")
+        for number in range(6):
+            await page.send("Header", {"kind": "hello", "visitor": f"{number:032x}"})
+            await page.send("Header", {"kind": "download", "what": "page"})
+        await page.until(lambda: "the most for one page" in page.part("Header").get("message", ""), "a refusal")
+        held.append((sum(worker.QUEUE.depth), page.part("Header")["visitor"]))
+
+    try:
+        visit(site, churn, "walk")
+    finally:
+        hold.set()
+    assert held == [(2, f"{0:032x}")]
 
 
 def test_a_socket_needs_a_token_that_this_server_has_written(site: tuple[str, int]) -> None:
