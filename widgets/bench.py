@@ -409,7 +409,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
 
     def _on_painted(self, message: dict[str, Any]) -> None:
         self._warm()
-        if message["place"] == "hero":
+        if message.get("place") == "hero":
             self._go_on(self._next)
 
     def _refresh_controls(self) -> None:
