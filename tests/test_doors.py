@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import http.client
+import logging
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from bokeh.util.token import generate_jwt_token, generate_session_id, get_session_id
+from hypothesis import strategies as st
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
@@ -92,6 +95,60 @@ def test_an_address_or_a_header_names_no_session(site: tuple[str, int], path: st
     status, text = ask(site, f"{path}{'&' if '?' in path else '?'}{name}", **headers)
     assert (status, "expected no name of a session, got one. Open the page without it." in text) == (400, True)
     np.testing.assert_equal(operations.METRICS.sessions(), before)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/walk?motto=Why?", 200), ("/walk?motto=a#b?", 200), ("/walk??&=&=1", 200), ("/walk?step=" + "9" * 5000, 400), ("/walk?step=" + "9" * 3900, 200),
+     ("/?theme=%ff", 400), ("/walk?%ff=1", 400), ("/walk?motto=%c3%9f", 200), ("/static/js/%00", 404), ("/walk/ws", 403)],
+)  # fmt: skip
+def test_an_odd_address_gets_a_page_or_a_sentence(site: tuple[str, int], path: str, status: int) -> None:
+    answer, text = ask(site, path)
+    assert (answer, "Traceback" in text) == (status, False)
+
+
+def test_an_odd_host_or_method_is_refused(site: tuple[str, int]) -> None:
+    for host in ("[::1]:5006", "a:b:c", "::1"):
+        assert ask(site, "/walk", Host=host)[0] == 400
+    assert ask(site, AUTOLOAD, method="OPTIONS")[0] == 405
+    assert ask(site, AUTOLOAD, method="OPTIONS", Origin="http://class.example")[0] == 200
+
+
+def test_a_question_mark_in_a_link_reaches_its_knob(site: tuple[str, int]) -> None:
+    async def look(page: Visitor) -> str:
+        return str(page.part("Header")["python"])
+
+    for path in ("walk?motto=Why?&threshold=3.5", "walk?motto=%57hy%3F&threshold=3.5"):
+        assert "threshold=3.5, motto='Why?'" in visit(site, look, path)
+
+
+_PIECES = st.sampled_from(
+    ["motto=", "step=", "theme=", "threshold=", "kept=", "&", "=", "?", "#", "%", "%00", "%ff", "%25", "%0d%0a", "+", ";", "9" * 300, "-1", "1e999", "nan",
+     "bokeh-", "session-id=", "token=", "autoload-element=", "[", "{", "'", '"', "<script>", "\\", "a", "/", ".."]
+)  # fmt: skip
+
+
+@hypothesis.given(
+    door=st.sampled_from(["/walk", "/", "/walk/autoload.js", "/health", "/metrics", "/static/js/"]),
+    pieces=st.lists(_PIECES, max_size=8),
+)
+def test_any_address_gets_an_answer_and_no_error(server: Any, door: str, pieces: list[str]) -> None:
+    status, text = ask(("127.0.0.1", server.port), f"{door}?{''.join(pieces)}")
+    assert status in {200, 400, 403, 404}
+    assert "Traceback" not in text
+
+
+def test_what_fails_inside_is_logged_without_what_the_visitor_wrote(
+    site: tuple[str, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("inside")
+
+    monkeypatch.setattr(operations.MetricsPage, "get", fail)
+    caplog.set_level(logging.INFO)
+    status, text = ask(site, "/metrics?token=mysecret")
+    assert (status, "mysecret" in text, "mysecret" in caplog.text) == (500, False, False)
+    assert [r.fields for r in caplog.records if r.msg == "a request failed inside"] == [{"method": "GET", "path": "/metrics"}]  # type: ignore[attr-defined]
 
 
 def test_two_visitors_of_one_address_have_a_page_each(site: tuple[str, int]) -> None:

@@ -457,7 +457,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
 
 
 def _whole(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() else 0
+    return int(text) if text and text.isdecimal() and len(text) < 10 else 0
 
 
 def _column(children: list[Any], name: str) -> pn.Column:

@@ -289,6 +289,7 @@ def log_as_json() -> None:
     root.setLevel(logging.INFO)
     for noisy in ("bokeh", "tornado.access", "distributed", "panel"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("panel.util").setLevel(logging.ERROR)  # its warnings quote what an address holds
 
 
 def stop_gracefully(server: Any, queue: Any, grace: float = GRACE_S) -> None:
