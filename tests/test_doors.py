@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
+import logging
 import socket
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from bokeh.util.token import generate_jwt_token, generate_session_id, get_session_id
+from hypothesis import strategies as st
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 from benchmarks import _visitor
 from benchmarks._visitor import Visitor
-from tests.ui.walk import Walk
-from widgets import doors, operations, serve
+from tests.ui.walk import VIEWS, Walk
+from widgets import doors, keeping, operations, serve, worker
+from workbench import views
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -29,12 +36,16 @@ AUTOLOAD = "/walk/autoload.js?bokeh-autoload-element=x&bokeh-app-path=/walk&boke
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(views, "registry", lambda: VIEWS)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = serve.serve(port=port, threaded=True, routes={"/": lambda: "none", "walk": serve.page(Walk)})
     yield server.server
     server.stop()
+    patch.undo()
+    gc.collect()  # the sockets that a stopped server leaves behind, while their warning is not an error
 
 
 @pytest.fixture
@@ -86,6 +97,60 @@ def test_an_address_or_a_header_names_no_session(site: tuple[str, int], path: st
     np.testing.assert_equal(operations.METRICS.sessions(), before)
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/walk?motto=Why?", 200), ("/walk?motto=a#b?", 200), ("/walk??&=&=1", 200), ("/walk?step=" + "9" * 5000, 400), ("/walk?step=" + "9" * 3900, 200),
+     ("/?theme=%ff", 400), ("/walk?%ff=1", 400), ("/walk?motto=%c3%9f", 200), ("/static/js/%00", 404), ("/walk/ws", 403)],
+)  # fmt: skip
+def test_an_odd_address_gets_a_page_or_a_sentence(site: tuple[str, int], path: str, status: int) -> None:
+    answer, text = ask(site, path)
+    assert (answer, "Traceback" in text) == (status, False)
+
+
+def test_an_odd_host_or_method_is_refused(site: tuple[str, int]) -> None:
+    for host in ("[::1]:5006", "a:b:c", "::1"):
+        assert ask(site, "/walk", Host=host)[0] == 400
+    assert ask(site, AUTOLOAD, method="OPTIONS")[0] == 405
+    assert ask(site, AUTOLOAD, method="OPTIONS", Origin="http://class.example")[0] == 200
+
+
+def test_a_question_mark_in_a_link_reaches_its_knob(site: tuple[str, int]) -> None:
+    async def look(page: Visitor) -> str:
+        return str(page.part("Header")["python"])
+
+    for path in ("walk?motto=Why?&threshold=3.5", "walk?motto=%57hy%3F&threshold=3.5"):
+        assert "threshold=3.5, motto='Why?'" in visit(site, look, path)
+
+
+_PIECES = st.sampled_from(
+    ["motto=", "step=", "theme=", "threshold=", "kept=", "&", "=", "?", "#", "%", "%00", "%ff", "%25", "%0d%0a", "+", ";", "9" * 300, "-1", "1e999", "nan",
+     "bokeh-", "session-id=", "token=", "autoload-element=", "[", "{", "'", '"', "<script>", "\\", "a", "/", ".."]
+)  # fmt: skip
+
+
+@hypothesis.given(
+    door=st.sampled_from(["/walk", "/", "/walk/autoload.js", "/health", "/metrics", "/static/js/"]),
+    pieces=st.lists(_PIECES, max_size=8),
+)
+def test_any_address_gets_an_answer_and_no_error(server: Any, door: str, pieces: list[str]) -> None:
+    status, text = ask(("127.0.0.1", server.port), f"{door}?{''.join(pieces)}")
+    assert status in {200, 400, 403, 404}
+    assert "Traceback" not in text
+
+
+def test_what_fails_inside_is_logged_without_what_the_visitor_wrote(
+    site: tuple[str, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("inside")
+
+    monkeypatch.setattr(operations.MetricsPage, "get", fail)
+    caplog.set_level(logging.INFO)
+    status, text = ask(site, "/metrics?token=mysecret")
+    assert (status, "mysecret" in text, "mysecret" in caplog.text) == (500, False, False)
+    assert [r.fields for r in caplog.records if r.msg == "a request failed inside"] == [{"method": "GET", "path": "/metrics"}]  # type: ignore[attr-defined]
+
+
 def test_two_visitors_of_one_address_have_a_page_each(site: tuple[str, int]) -> None:
     async def move(ann: Visitor, bob: Visitor) -> list[Any]:
         await bob.send("Controls", {"kind": "settle", "values": {"threshold": 3.5, "motto": "a secret"}, "seq": 1})
@@ -94,6 +159,29 @@ def test_two_visitors_of_one_address_have_a_page_each(site: tuple[str, int]) -> 
 
     ann, bob = visit(site, move, "walk", "walk")
     assert ("a secret" in ann, "a secret" in bob) == (False, True)
+
+
+def test_a_browser_that_changes_its_key_gets_no_more_turns(
+    site: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
+    monkeypatch.setattr(worker.QUEUE, "each", 2)
+    hold, held = threading.Event(), []
+    monkeypatch.setattr(keeping, "file_of", lambda *_: (hold.wait(20), b"")[1])
+
+    async def churn(page: Visitor) -> None:
+        await page.until(lambda: page.part("Header").get("state") == "measured", "the first run")
+        for number in range(6):
+            await page.send("Header", {"kind": "hello", "visitor": f"{number:032x}"})
+            await page.send("Header", {"kind": "download", "what": "page"})
+        await page.until(lambda: "the most for one page" in page.part("Header").get("message", ""), "a refusal")
+        held.append((sum(worker.QUEUE.depth), page.part("Header")["visitor"]))
+
+    try:
+        visit(site, churn, "walk")
+    finally:
+        hold.set()
+    assert held == [(2, f"{0:032x}")]
 
 
 def test_a_socket_needs_a_token_that_this_server_has_written(site: tuple[str, int]) -> None:

@@ -60,6 +60,24 @@ def test_a_full_shelf_and_a_large_file_are_refused(tmp_path: Path, monkeypatch: 
     assert len(list(mine.place.glob("*.zip"))) == 1
 
 
+def test_new_keys_from_one_address_share_its_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from widgets import shelf
+
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
+    record = Walk(length=3, walkers=10).record(Tape())
+    size = Shelf(new_key()).keep(record).size
+    monkeypatch.setattr(shelf, "max_from_address", 2 * size + size // 2)
+    mine = Shelf(new_key(), "10.0.0.1")
+    first = mine.keep(record)
+    Shelf(new_key(), "10.0.0.1").keep(record)
+    with pytest.raises(InputError, match="at most 0 MB from one address, got more"):
+        Shelf(new_key(), "10.0.0.1").keep(record)
+    np.testing.assert_equal(len(list(tmp_path.glob("runs/*/*.zip"))), 3)
+    Shelf(new_key(), "10.0.0.2").keep(record)
+    mine.delete(first.key)
+    Shelf(new_key(), "10.0.0.1").keep(record)
+
+
 def test_a_kill_between_the_two_files_of_a_kept_run_loses_nothing_that_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from benchmarks._visitor import Visitor
 from widgets import doors, operations, running, serve, worker
 from widgets.recorded import recorded_run
 from widgets.shelf import new_key
-from widgets.worker import Job, RunQueue
+from widgets.worker import Job, Owner, RunQueue
 from workbench import system as systems
 from workbench import views
 from workbench.errors import Cancelled, InputError, WorkbenchError
@@ -44,7 +44,7 @@ class Held:
         self.queue, self.began, self.gate = queue, [], threading.Event()
         self.states: dict[str, list[tuple[str, int]]] = {}
 
-    def ask(self, name: str, owner: str) -> Job:
+    def ask(self, name: str, owner: str, address: str = "") -> Job:
         def work(job: Job) -> str:
             self.began.append(name)
             while not self.gate.wait(0.01):
@@ -53,7 +53,7 @@ class Held:
             return name
 
         self.states[name] = []
-        return self.queue.submit(work, lambda job: self.states[name].append((job.state, job.place)), owner)
+        return self.queue.submit(work, lambda job: self.states[name].append((job.state, job.place)), Owner(owner, address))
 
 
 def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -86,6 +86,18 @@ def test_the_queue_is_bounded_for_all_and_for_each() -> None:
     held.ask("d", "bob")
     with pytest.raises(WorkbenchError, match="The machine is busy: 2 runs wait already"):
         held.ask("e", "eve")
+    held.gate.set()
+
+
+def test_a_visitor_with_many_pages_is_bounded_by_their_address() -> None:
+    held = Held(RunQueue(waiting=20, each=2, address=3))
+    for page in ("a", "b", "c"):
+        held.ask(page, page, "10.0.0.1")
+    with pytest.raises(WorkbenchError, match="3 runs from your network wait or go on"):
+        held.ask("d", "d", "10.0.0.1")
+    held.ask("e", "e", "10.0.0.2")
+    for page in "fghi":
+        held.ask(page, page)  # no server, no address
     held.gate.set()
 
 

@@ -21,7 +21,7 @@ import param
 
 from widgets import controls, link, messages, meters, operations, worker
 from widgets.keeping import Keeping, kept_key
-from widgets.parts import Controls, Header, Picture, Scrubber, Tabs, served
+from widgets.parts import Controls, Header, Picture, Scrubber, Tabs, address, served
 from widgets.recorded import recorded_run
 from widgets.running import Run
 from widgets.stage import Slot, Stage, changed_groups
@@ -69,6 +69,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         self._next: Callable[[], None] | None = None  # what follows when the hero is painted
         self._ran_with: dict[str, Any] = {}
         self._public = served()
+        self._address = address()
         self._build()
         self._open()
 
@@ -408,7 +409,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
 
     def _on_painted(self, message: dict[str, Any]) -> None:
         self._warm()
-        if message["place"] == "hero":
+        if message.get("place") == "hero":
             self._go_on(self._next)
 
     def _refresh_controls(self) -> None:
@@ -456,7 +457,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
 
 
 def _whole(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() else 0
+    return int(text) if text and text.isdecimal() and len(text) < 10 else 0
 
 
 def _column(children: list[Any], name: str) -> pn.Column:

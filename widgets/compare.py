@@ -19,7 +19,7 @@ import param
 
 from widgets import messages, worker
 from widgets.meters import STYLE
-from widgets.parts import Part, Picture, Scrubber, Tabs, asset, send_file, served
+from widgets.parts import Part, Picture, Scrubber, Tabs, address, asset, send_file, served
 from widgets.recorded import recorded_run, ships_run
 from widgets.shelf import MAX_BYTES, Kept, Shelf, is_key, new_key
 from widgets.style import page_style
@@ -72,6 +72,7 @@ class Compare(pn.viewable.Viewer):
         self.theme = asked if asked in themes.DESIGNS else "light"
         self._turns = Turns(pn.state.curdoc)
         self._shelf: Shelf | None = None
+        self._address = address()
         self._upload: dict[str, Any] = {}
         self._meters: dict[str, Record] = {}  # of runs that stand on the plane only
         self.comparison: Comparison | None = None
@@ -129,10 +130,11 @@ class Compare(pn.viewable.Viewer):
 
     def _on_hello(self, message: dict[str, Any]) -> None:
         """Take the key that the browser holds, or give it one."""
-        said = str(message.get("visitor", ""))
-        key = said if is_key(said) else new_key()
-        self._shelf = Shelf(key)
-        self.list.visitor = key
+        if self._shelf is None:  # one page, one shelf: a browser that says another key later is not followed
+            said = str(message.get("visitor", ""))
+            key = said if is_key(said) else new_key()
+            self._shelf = Shelf(key, self._address)
+            self.list.visitor = key
         self._list()
         wanted = [k for k in _asked("runs").split(",") if k]
         if wanted and not self.keys:

@@ -6,6 +6,7 @@ one page and handed to no other: an address cannot name one, and a socket needs 
 
 from __future__ import annotations
 
+import logging
 import secrets
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -14,14 +15,15 @@ from bokeh.server.views.session_handler import SessionHandler
 from bokeh.server.views.ws import WSHandler
 from bokeh.util.token import check_token_signature, get_session_id, get_token_payload
 from panel.io.resources import LOCAL_DIST, patch_model_css
-from tornado.web import ErrorHandler, RequestHandler
+from tornado.web import ErrorHandler, HTTPError, RequestHandler
 
 from widgets.operations import METRICS, STOPPING
 from workbench.errors import expected
 
 #: What names a session in an address or a header. Bokeh would join two visitors of the same name in one page.
 NAMES_A_SESSION = ("bokeh-session-id", "bokeh-token")
-SESSION_HEADER = "Bokeh-Session-Id"
+MAX_VALUE = 4000  # bytes of one value in an address: more than any link of ours holds, and no number that Python refuses to read
+log = logging.getLogger("workbench.server")
 
 
 def headers(nonce: str) -> dict[str, str]:
@@ -64,6 +66,17 @@ class Secured(RequestHandler):
             chunk = chunk.replace("<script", f'<script nonce="{self.nonce}"')
         super().write(chunk)
 
+    def prepare(self) -> Any:
+        if "%00" in self.request.path:
+            raise HTTPError(404)  # no file has such a name, and the system's own functions refuse it with another error
+        return super().prepare()
+
+    def log_exception(self, kind: Any, error: Any, trace: Any) -> None:
+        """Log what went wrong inside, without the query: a link holds what a visitor wrote."""
+        if not isinstance(error, HTTPError):
+            fields = {"method": self.request.method, "path": self.request.path}
+            log.error("a request failed inside", extra={"fields": fields}, exc_info=(kind, error, trace))
+
     async def say(self, status: int, sentence: str) -> None:
         """Answer with one sentence."""
         self.set_status(status)
@@ -91,15 +104,32 @@ class NewPage(Secured):
     """Mixed in front of what makes a session (a page, a page's script): the gate, and a session of its own for every page."""
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
-        named = [name for name in NAMES_A_SESSION if name in self.request.arguments]
-        named += [SESSION_HEADER] if SESSION_HEADER in self.request.headers else []
-        if named:
-            sentence = expected(named[0], "no name of a session", "one", then="Open the page without it")
+        if sentence := self._unfit():
             await self.say(400, sentence)
         elif sentence := Gate.refuses():
             await self.say(503, sentence)
         else:
+            self.request.uri = _address(self.request.path, self.request.arguments)  # Panel takes a second question mark amiss
             await cast(Any, super()).get(*args, **kwargs)
+
+    async def options(self, *args: Any, **kwargs: Any) -> None:
+        if "Origin" not in self.request.headers:
+            raise HTTPError(405)
+        await cast(Any, super()).options(*args, **kwargs)
+
+    def _unfit(self) -> str:
+        """Return why no page can be made of this address, in a sentence; "" where one can."""
+        for name in NAMES_A_SESSION:
+            if name in self.request.arguments or name in self.request.headers:
+                return expected(name, "no name of a session", "one", then="Open the page without it")
+        if self.request.host.count(":") > 1:
+            return expected("host", "a name or four numbers", "another", then="Open the page under the name of its machine")
+        for name, values in self.request.arguments.items():
+            if not all(map(_is_text, [name.encode("latin-1"), *values])):
+                return expected("address", "text in UTF-8", "other bytes", then="Copy the link again")
+            if (longest := max(map(len, values))) > MAX_VALUE:
+                return expected("address", f"values of at most {MAX_VALUE} bytes", longest, name[:40], "Shorten the link")
+        return ""
 
 
 class PageSocket(Secured):
@@ -125,7 +155,8 @@ class PageSocket(Secured):
         """
         session_id = get_session_id(token)
         if not self._here(session_id):
-            self.request.uri = _address(self.request.path, token)
+            asked = get_token_payload(token).get("arguments", {})
+            self.request.uri = _address(self.request.path.removesuffix("/ws"), asked)
             session = await self.application_context.create_session_if_needed(session_id, self.request, token)
             session.document._template_variables["dist_url"] = LOCAL_DIST
             for root in session.document.roots:
@@ -146,10 +177,18 @@ class PageSocket(Secured):
             return ""
 
 
-def _address(socket: str, token: str) -> str:
-    """Return path and query of the page whose socket this is; the query stands in its token."""
-    query = urlencode(get_token_payload(token).get("arguments", {}), doseq=True)
-    return (socket.removesuffix("/ws") or "/") + (f"?{query}" if query else "")
+def _address(path: str, arguments: dict[str, list[bytes]]) -> str:
+    """Return a page's path and query, with every character of the query that means something there quoted."""
+    query = urlencode(arguments, doseq=True, encoding="latin-1")  # Tornado's names are bytes in disguise
+    return (path or "/") + (f"?{query}" if query else "")
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _secured(handler: type[RequestHandler]) -> type[RequestHandler]:

@@ -22,24 +22,30 @@ class Keeping(Running):
 
     def _on_hello(self, message: dict[str, Any]) -> None:
         """Take the key that the browser holds for its shelf, or give it one; open the kept run that the link names."""
+        if self._visitor:
+            return  # one page, one shelf: a browser that says another key is not followed
         said = str(message.get("visitor", ""))
         self._visitor = said if is_key(said) else new_key()
         self.header.visitor = self._visitor
         wanted, self._wanted = self._wanted, ""
         if wanted:
-            kept = Shelf(self._visitor).about(wanted)
-            record = Shelf(self._visitor).record(wanted)
+            kept = self._shelf.about(wanted)
+            record = self._shelf.record(wanted)
             if kept.system != self.system.key:
                 raise InputError(f"This kept run is one of {kept.system!r}. Open it on that page.")
             self.cancel()
             known = {n: v for n, v in record.knobs.items() if n in self.system.knob_names()}
             self._bring(record, known, 0, f"kept as “{kept.name}”")
 
+    @property
+    def _shelf(self) -> Shelf:
+        return Shelf(self._visitor, self._address)
+
     def _on_keep(self, message: dict[str, Any]) -> None:
         """Put the run on show on the visitor's shelf."""
         if not self._visitor:
             raise InputError("This page has no shelf. Save the run with `bench.record.save(path)` instead.")
-        kept = Shelf(self._visitor).keep(self._whole(), str(message.get("name") or ""), str(message.get("note") or ""))
+        kept = self._shelf.keep(self._whole(), str(message.get("name") or ""), str(message.get("note") or ""))
         self._say(f"Kept as “{kept.name}”.", "kept")
 
     def _whole(self) -> Record:

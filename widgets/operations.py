@@ -36,12 +36,15 @@ class Limits:
     """How much work a served page accepts. Each can be set on the command line.
 
     Attributes:
-        waiting: runs that may wait, of all visitors. each: runs of one visitor that may wait or go on.
+        waiting: runs that may wait, of all visitors. each: runs of one page that may wait or go on.
+        address: runs of one network address that may; a class often shares one. shelf: bytes kept from one address.
         seconds: of one run. tokens: most a knob that counts tokens may ask for. sessions: pages open at once.
     """
 
     waiting: int = 40
     each: int = 2
+    address: int = 30
+    shelf: int = 1 << 30
     seconds: float = 120.0
     tokens: int = 256
     sessions: int = 300
@@ -286,6 +289,7 @@ def log_as_json() -> None:
     root.setLevel(logging.INFO)
     for noisy in ("bokeh", "tornado.access", "distributed", "panel"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("panel.util").setLevel(logging.ERROR)  # its warnings quote what an address holds
 
 
 def stop_gracefully(server: Any, queue: Any, grace: float = GRACE_S) -> None:

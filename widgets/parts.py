@@ -39,6 +39,12 @@ def served() -> bool:
     return bool(doc and doc.session_context)
 
 
+def address() -> str:
+    """Return the network address of the visitor whose page this is; "" where there is no server."""
+    context = pn.state.curdoc.session_context if pn.state.curdoc else None
+    return str(getattr(getattr(context, "request", None), "remote_ip", None) or "")
+
+
 class Part(Posted, JSComponent):
     """A component that hands messages of its browser half to `on_message`."""
 

@@ -55,12 +55,13 @@ class Running:
     _bring: Callable[..., None]
     _public: bool
     _visitor: str
+    _address: str
     _id: str
 
     @property
-    def _owner(self) -> str:
-        """Whose turns this page's runs take in the queue: the browser's, or the page's own until it has said hello."""
-        return self._visitor or self._id
+    def _owner(self) -> worker.Owner:
+        """Whose turns this page's runs take in the queue: the page's own. What a browser says of itself counts for nothing."""
+        return worker.Owner(self._id, self._address, self.system.key)
 
     def _needs_run(self) -> bool:
         now = self.system.values()

@@ -19,7 +19,7 @@ from typing import Any
 import panel as pn
 from tornado.ioloop import IOLoop, PeriodicCallback
 
-from widgets import controls, doors, operations, worker
+from widgets import controls, doors, operations, shelf, worker
 from widgets.bench import Bench
 from widgets.compare import Compare
 from widgets.gallery import Gallery
@@ -119,9 +119,10 @@ def _limit(limits: operations.Limits, public: bool, address: str) -> None:
     controls.max_tokens = limits.tokens if public else None
     doors.Gate.limit = limits.sessions if public else None
     queue, own = worker.QUEUE, worker.RunQueue()
-    queue.waiting, queue.each, queue.seconds = (
-        (limits.waiting, limits.each, limits.seconds) if public else (own.waiting, None, None)
+    queue.waiting, queue.each, queue.address, queue.seconds = (
+        (limits.waiting, limits.each, limits.address, limits.seconds) if public else (own.waiting, None, None, None)
     )
+    shelf.max_from_address = limits.shelf if public else None
     if public:
         operations.log_as_json()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 import uuid
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ from workbench.record import Record
 MAX_RUNS = 60  # that one visitor keeps
 MAX_BYTES = 24 << 20  # of one kept record
 MAX_TOTAL = 4 << 30  # of all visitors together
+#: Bytes that one network address may have kept since this process started; None for no limit of its own.
+max_from_address: int | None = None
 MAX_NAME, MAX_NOTE = 80, 2000
 _KEY = re.compile(r"[0-9a-f]{32}")
 
@@ -59,12 +62,14 @@ class Shelf:
 
     Args:
         visitor: their key; anything else is an error, so that no path can be made of it.
+        address: where they come from ("" where there is no server): keys are free, the room is shared.
     """
 
-    def __init__(self, visitor: str) -> None:
+    def __init__(self, visitor: str, address: str = "") -> None:
         if not is_key(visitor):
             raise InputError(expected("visitor", "a key of 32 hexadecimal digits", repr(visitor)[:40]))
         self.place = folder() / visitor
+        self._address = address
 
     def runs(self) -> list[Kept]:
         """Return every kept run, the newest first; files that cannot be read are left out."""
@@ -97,6 +102,11 @@ class Shelf:
             path.unlink()
             wanted = f"at most {MAX_BYTES >> 20} MB" if size > MAX_BYTES else "room on the server's shelf"
             raise InputError(expected("record", wanted, f"{size / 1e6:.1f} MB", then="Download it instead"))
+        try:
+            _book(self._address, path, size)
+        except InputError:
+            path.unlink()
+            raise
         system = str(record.attrs.get("system"))
         kept = Kept(
             key, _line(name) or _name(record), note[:MAX_NOTE], system, datetime.now(UTC).isoformat(timespec="seconds"), size
@@ -163,6 +173,22 @@ class Shelf:
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise StorageError(f"The run's name could not be saved: {error.strerror or error}. Free some space.") from error
+
+
+_booked: dict[str, dict[Path, int]] = {}  # address -> the files kept from there, and their sizes
+_booking = threading.Lock()
+
+
+def _book(address: str, path: Path, size: int) -> None:
+    """Count a file among those of an address; refuse it where they would take more than `max_from_address`."""
+    if max_from_address is None or not address:
+        return
+    with _booking:
+        there = {p: s for p, s in _booked.get(address, {}).items() if p.exists()}
+        if sum(there.values()) + size > max_from_address:
+            wanted = f"at most {max_from_address >> 20} MB from one address"
+            raise InputError(expected("shelf", wanted, "more", then="Delete kept runs, or download this one instead"))
+        _booked[address] = there | {path: size}
 
 
 def _total(new: int) -> int:

@@ -19,7 +19,16 @@ from workbench.system import System
 
 log = logging.getLogger("workbench.page")
 LEAVING = 10.0  # seconds that a server which ends waits for a model that loads, and for a run to come to its next step
-MEMORY = 1000  # turns after which a visitor who has nothing waiting is forgotten
+MEMORY = 1000  # turns after which a page that has nothing waiting is forgotten
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who asks for a run: a page, the network address of its visitor ("" where there is no server), and the page's system."""
+
+    page: str = ""
+    address: str = ""
+    system: str = ""
 
 
 @dataclass(eq=False)
@@ -28,7 +37,7 @@ class Job:
 
     work: Callable[[Job], Any]
     on_change: Callable[[Job], None]
-    owner: str = ""
+    owner: Owner = field(default_factory=Owner)
     cancelled: threading.Event = field(default_factory=threading.Event)
     state: str = "waiting"
     place: int = 0
@@ -41,34 +50,43 @@ class Job:
 
 
 class RunQueue:
-    """A bounded queue of runs with a fixed number of workers, fair between visitors.
+    """A bounded queue of runs with a fixed number of workers, fair between pages.
 
-    The next run is that of the visitor who was served longest ago, so that one who asks for ten runs waits behind everybody
-    who asks for one. Every attribute may be set while the queue works.
+    The next run is that of the page that was served longest ago, so that one that asks for ten runs waits behind all that ask
+    for one. Every attribute may be set while the queue works.
 
     Args:
         running: how many runs may go at once.
         waiting: how many may wait; one more is refused with a sentence.
-        each: how many of one visitor may wait or run; None for no limit of its own.
+        each: how many of one page may wait or run; None for no limit of its own.
+        address: how many of one network address; None for no limit of its own.
         seconds: how long one run may take; None for no limit.
     """
 
-    def __init__(self, running: int = 1, waiting: int = 8, *, each: int | None = None, seconds: float | None = None) -> None:
-        self.running, self.waiting, self.each, self.seconds = running, waiting, each, seconds
+    def __init__(
+        self,
+        running: int = 1,
+        waiting: int = 8,
+        *,
+        each: int | None = None,
+        address: int | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        self.running, self.waiting, self.each, self.address, self.seconds = running, waiting, each, address, seconds
         self.ended: list[Callable[[Job], None]] = []  # told of every run that is over (counters, logs)
         self._queue: list[Job] = []
         self._busy: list[Job] = []
-        self._served: dict[str, int] = {}  # owner -> number of the turn that was theirs last
+        self._served: dict[Owner, int] = {}  # owner -> number of the turn that was theirs last
         self._turn = 0
         self._closed = ""
         self._lock = threading.Condition()
         self._workers = 0
 
-    def submit(self, work: Callable[[Job], Any], on_change: Callable[[Job], None], owner: str = "") -> Job:
+    def submit(self, work: Callable[[Job], Any], on_change: Callable[[Job], None], owner: Owner = Owner()) -> Job:
         """Queue `work(job)` and return its job; `on_change(job)` is called from the worker's thread at every change.
 
         Raises:
-            WorkbenchError: too many runs wait already, this visitor has too many, or the server is stopping.
+            WorkbenchError: too many runs wait already, this page or its visitor's address has too many, or the server is stopping.
         """
         job = Job(work, on_change, owner)
         with self._lock:
@@ -83,16 +101,17 @@ class RunQueue:
         self._tell_places()
         return job
 
-    def _refuse(self, owner: str) -> None:
+    def _refuse(self, owner: Owner) -> None:
         if self._closed:
             raise WorkbenchError(self._closed)
         if len(self._queue) >= self.waiting:
             raise WorkbenchError(f"The machine is busy: {len(self._queue)} runs wait already. Try again in a minute.")
-        mine = sum(job.owner == owner for job in [*self._queue, *self._busy])
+        owners = [job.owner for job in [*self._queue, *self._busy]]
+        mine, near = owners.count(owner), sum(o.address == owner.address for o in owners)
         if self.each is not None and mine >= self.each:
-            raise WorkbenchError(
-                f"You have {mine} runs waiting or running, the most for one visitor. Cancel one, or wait for it."
-            )
+            raise WorkbenchError(f"You have {mine} runs waiting or running, the most for one page. Cancel one, or wait for it.")
+        if self.address is not None and owner.address and near >= self.address:
+            raise WorkbenchError(f"{near} runs from your network wait or go on, the most for one address. Try again in a minute.")
 
     def cancel(self, job: Job) -> None:
         """Take a waiting job out, or ask a running one to stop at its next step."""

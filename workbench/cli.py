@@ -155,7 +155,8 @@ def serve(
     ] = None,
     num_procs: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port, each with its own models.")] = 1,
     max_waiting: Annotated[int, typer.Option(min=1, help="Public: runs that may wait.")] = 40,
-    max_each: Annotated[int, typer.Option(min=1, help="Public: runs of one visitor that may wait or go on.")] = 2,
+    max_each: Annotated[int, typer.Option(min=1, help="Public: runs of one page that may wait or go on.")] = 2,
+    max_address: Annotated[int, typer.Option(min=1, help="Public: runs of one network address that may.")] = 30,
     max_seconds: Annotated[float, typer.Option(min=1, help="Public: seconds of one run.")] = 120.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Public: most that a knob counted in tokens takes.")] = 256,
     max_pages: Annotated[int, typer.Option(min=1, help="Public: pages open at once.")] = 300,
@@ -172,7 +173,9 @@ def serve(
     from widgets.operations import Limits
     from widgets.serve import serve as serve_pages
 
-    limits = Limits(waiting=max_waiting, each=max_each, seconds=max_seconds, tokens=max_tokens, sessions=max_pages)
+    limits = Limits(
+        waiting=max_waiting, each=max_each, address=max_address, seconds=max_seconds, tokens=max_tokens, sessions=max_pages
+    )
     opens = sys.stdout.isatty() and not public if show is None else show
     try:
         serve_pages(
