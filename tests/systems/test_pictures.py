@@ -180,6 +180,22 @@ def test_kept_patches_of_the_picture_follow_the_counts():
     assert set(np.flatnonzero(keep[1])) == set(np.argsort(-score[0])[:5])
 
 
+def test_the_picture_shows_the_patches_that_the_run_kept():
+    """Ranked by what the thinned-out layers see; the dense layers would rank them otherwise."""
+    knobs = SMALL | {"method": "p-sigmoid", "budget": 0.25, "steepness": 1.0, "floor": 0.05, "compare": False}
+    system = wb.system.get("g_search")(**knobs)
+    record = system.record()
+    keep, dense = record.column("patches", "keep"), record.column("patches", "score")
+    counts = keep.sum(1).tolist()
+    assert counts == schedules.p_sigmoid(0.25, *keep.shape, 1.0, 0.05)
+    rule, _ = pictures.scheduled(counts)
+    with torch.inference_mode():
+        found = system._reader.answer(system._glance, rule, at=range(system._reader.layers))[1].scores
+    own = np.stack([s.cross[0].numpy() for s in found])
+    np.testing.assert_array_equal(keep, g_search.kept_of(own, counts))
+    assert (keep != g_search.kept_of(dense, counts)).any()
+
+
 def test_a_live_budget_is_counted_exactly_and_marked(searched):
     system = wb.system.get("g_search")(method="p-sigmoid", trials=2, calibration=40, budget=0.3, **SMALL)
     assert system.derive(searched) == {}

@@ -74,7 +74,8 @@ def test_no_smaller_set_holds_tau(tau: float) -> None:
 
 def test_ends_of_tau() -> None:
     mass = np.array([0.5, 0.0, 0.25, 0.25], np.float32)
-    assert smallest_count(mass, 1.0) == 3
+    assert smallest_count(mass, 1.0) == 4
+    assert smallest_count(mass, 1 - 1e-6) == 3
     assert smallest_count(mass, 0.0) == 1
     assert smallest_count(np.eye(1, 6, 3)[0].astype(np.float32), 0.975) == 1
 
@@ -198,6 +199,16 @@ def test_tau_one_in_sixteen_bits_is_the_dense_model(model: LlamaForCausalLM) -> 
         torch.testing.assert_close(dense.logits, model(torch.from_numpy(system._ids)[None]).logits[0, -1], atol=1e-5, rtol=1e-5)
     assert meter(record, "divergence") < 1e-8
     assert meter(record, "next_token_agreement") == 1.0
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_tau_one_is_the_dense_model_on_pictures_too(seed: int) -> None:
+    """The reader's attention is so sharp that some tokens receive less than fp32 can tell from nothing."""
+    probes = {"probes_recent": 40, "probes_random": 40, "bits_high": 16, "bits_low": 16}
+    system = ZipVL(**ZipVL.presets["picture"] | probes | {"tau": 1.0, "seed": seed})
+    system.prepare()
+    sparse, dense = (system.prefill(sparse=kind) for kind in (True, False))
+    torch.testing.assert_close(sparse.logits, dense.logits, atol=1e-5, rtol=1e-5)
 
 
 def test_the_reference_really_is_the_model(model: LlamaForCausalLM) -> None:

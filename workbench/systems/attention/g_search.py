@@ -231,7 +231,7 @@ class GSearch(System):
     def _write(self, tape: Tape, counts: list[int], facts: dict[str, float], looks: Any, exams: Any) -> None:
         reader, (whole, ours), (dense, pruned) = self._reader, looks, exams
         score = np.stack([s.cross[0].cpu().numpy() for s in whole[1].scores])
-        keep = kept_of(score, counts)
+        keep = np.stack([s.alive[0].cpu().numpy() for s in ours[1].scores])  # the run ranks by what its own layers see
         words = reader.loaded.tokenizer.convert_ids_to_tokens
         costs = report.cost_facts(reader.text.config, reader.layers, self._glance.length - self._glance.patches)
         report.write_picture(

@@ -66,9 +66,12 @@ def token_mass(query: Any, key: Any, probes: np.ndarray, scaling: float) -> np.n
 
 
 def smallest_count(mass: np.ndarray, tau: float) -> int:
-    """Return p: how many of the heaviest tokens hold the share tau of all mass (step 3). tau = 1: all with any mass."""
+    """Return p: how many of the heaviest tokens hold the share tau of all mass (step 3).
+
+    tau = 1 is the dense run: all tokens, those too whose mass is below the least fp32 number, for they still have an output.
+    """
     if tau >= 1:
-        return int((mass > 0).sum())
+        return len(mass)
     held = np.cumsum(np.sort(mass.astype(np.float64))[::-1])
     return int(np.searchsorted(held, tau * held[-1] * (1 - 1e-9)) + 1)
 
