@@ -21,13 +21,13 @@ export function render({ model }) {
   menu.addEventListener("keydown", (event) => { if (event.key === "Escape") { menu.open = false; menu.firstChild.focus() } })
   menu.addEventListener("focusout", (event) => { if (event.relatedTarget && !menu.contains(event.relatedTarget)) menu.open = false })
   const keep = item("keep", "keep this run on your shelf, to compare it and to find it again", () => model.send_msg({ kind: "keep" }), "keep")
-  const compare = element("a", { href: "./compare", class: "to-compare" }, "compare runs")
+  const compare = element("a", { href: model.compare, class: "to-compare" }, "compare runs")
   const message = element("span"), dismiss = element("button", { type: "button", onclick: () => model.send_msg({ kind: "dismiss" }), "aria-label": "close this message" }, "✕")
   const retry = element("button", { type: "button", class: "retry", onclick: () => model.send_msg({ kind: "run" }) }, "run again")
   const banner = element("div", { class: "banner", role: "alert" }, message, retry, compare, dismiss)
   const root = element("header", { role: "none" },
     element("div", { class: "top" },
-      element("div", { class: "name" }, model.whole_page ? element("a", { href: "./", class: "home", title: "all papers" }, "Workbench") : null, element("h1", {}, model.title), element("span", { class: "year" }, model.year ? String(model.year) : ""), paper),
+      element("div", { class: "name" }, model.whole_page ? element("a", { href: model.home, class: "home", title: "all papers" }, "Workbench") : null, element("h1", {}, model.title), element("span", { class: "year" }, model.year ? String(model.year) : ""), paper),
       element("div", { class: "state" }, badge, bar, detail, cancel),
       element("div", { class: "tools" }, model.whole_page ? keep : null, menu, theme)),
     element("p", { class: "question" }, model.question), banner)
@@ -51,12 +51,12 @@ export function render({ model }) {
   }
   const paint = () => paintPage(model, `${model.title} · Workbench`)
   for (const name of ["state", "detail", "progress", "message", "tone", "theme"]) model.on(name, show)
-  const address = () => { if (model.whole_page) history.replaceState(history.state, "", `${location.pathname}${model.search}${location.hash}`) }
+  const rewrite = () => { if (model.whole_page) history.replaceState(history.state, "", `${location.pathname}${model.search}${location.hash}`) }
   model.on("theme", paint)
-  model.on("search", address)
+  model.on("search", rewrite)
   model.on("msg:custom", saveFile)
   model.on("visitor", () => remember(model.visitor))
-  show(); paint(); address()
+  show(); paint(); rewrite()
   if (model.whole_page) model.send_msg({ kind: "hello", visitor: remembered() })
   if (model.ask_theme && window.matchMedia("(prefers-color-scheme: dark)").matches) model.send_msg({ kind: "theme", theme: "dark" })
   return root
