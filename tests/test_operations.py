@@ -19,14 +19,17 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from bokeh.server.util import check_allowlist
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+from tornado.websocket import websocket_connect
 
 from benchmarks._visitor import Visitor
 from widgets import doors, operations, running, serve, worker
 from widgets.recorded import recorded_run
 from widgets.shelf import new_key
 from widgets.worker import Job, Owner, RunQueue
+from workbench import cli, views
 from workbench import system as systems
-from workbench import views
 from workbench.errors import Cancelled, InputError, WorkbenchError
 from workbench.record import Record
 
@@ -164,6 +167,62 @@ def test_a_public_server_on_every_address_must_name_its_origins() -> None:
     assert "*" not in serve.origins("127.0.0.1", 5006)
 
 
+@pytest.mark.parametrize(
+    ("origin", "advice"),
+    [("https://class.example.org", "Write class.example.org:443."), ("http://10.0.0.5:8000/x", "Write 10.0.0.5:8000."), ("a b", "Write what visitors type"),
+     ("host:99999", "Write what"), ("", "Write what"), ("[::1]:5006", "Write what")],
+)  # fmt: skip
+def test_an_origin_that_is_no_host_is_refused(origin: str, advice: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="expected HOST or HOST:PORT") as error:
+        serve.origins("127.0.0.1", 5006, [origin])
+    assert advice in str(error.value)
+    np.testing.assert_equal(cli.call(["serve", "--no-show", "--allow-origin", origin]), 2)
+    assert advice in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_browser_leaves_the_port_of_https_out() -> None:
+    assert check_allowlist("class.example.org", serve.origins("127.0.0.1", 5006, ["class.example.org:443"]))
+    assert not check_allowlist("other.example.org", serve.origins("127.0.0.1", 5006, ["class.example.org:443"]))
+
+
+def test_a_free_port_is_taken_and_its_own_pages_may_connect() -> None:
+    server = serve.serve(port=0, threaded=True, routes={"/": lambda: "none", "x": lambda: "none"})
+    port = server.server.port
+    assert port > 0
+    assert asyncio.run(answer_of(port, f"http://127.0.0.1:{port}")) == 101
+    assert asyncio.run(answer_of(port, "http://127.0.0.1:1")) == 403
+    server.stop()
+
+
+async def answer_of(port: int, origin: str) -> int:
+    """Return the status that a page's socket gets when it comes from an origin."""
+    page = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/x")
+    token = page.body.decode().split('"token":"')[1].split('"')[0]
+    request = HTTPRequest(f"ws://127.0.0.1:{port}/x/ws", headers={"Origin": origin})
+    try:
+        socket = await websocket_connect(request, subprotocols=["bokeh", token])
+    except HTTPClientError as error:
+        return int(error.code)
+    socket.close()
+    while await socket.read_message() is not None:
+        pass
+    return 101
+
+
+@pytest.mark.parametrize(
+    ("public", "address", "needed"), [(False, "127.0.0.1", False), (True, "127.0.0.1", True), (False, "0.0.0.0", True), (False, "10.1.2.3", True)]
+)  # fmt: skip
+def test_figures_that_others_can_reach_need_a_token(
+    public: bool, address: str, needed: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv(serve.TOKEN, raising=False)
+    token = serve._token(public, address)
+    assert bool(token) == needed
+    assert not needed or public or token in caplog.text
+    monkeypatch.setenv(serve.TOKEN, "mine")
+    assert serve._token(public, address) == ("mine" if needed else "")
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[tuple[str, int]]:
     with socket.socket() as probe:
@@ -265,6 +324,7 @@ async def loads(address: str, path: str, times: int) -> list[tuple[str, str]]:
     for _ in range(times):
         visitor = await Visitor(address, path).open()
         found.append((visitor.part("Header")["python"], visitor.documents[0]))
+        await visitor.send("Header", {"kind": "cancel"})  # the run that such a link begins
         await visitor.close()
     return found
 

@@ -209,7 +209,7 @@ class Health(RequestHandler):
 
 
 class MetricsPage(RequestHandler):
-    """`/metrics`: the figures of all processes, as a page or (`?format=json`) as JSON. On a public server it needs the token."""
+    """`/metrics`: the figures of all processes, as a page or (`?format=json`) as JSON. It needs the token wherever others can reach it."""
 
     def initialize(self, board: Board, token: str) -> None:
         self.board, self.token = board, token
