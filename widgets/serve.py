@@ -108,6 +108,8 @@ def serve(
             extra_patterns=[("/health", operations.Health), ("/metrics", operations.MetricsPage, {"board": board, "token": token})],
             log_function=operations.METRICS.request, websocket_max_message_size=MESSAGE_BYTES, **options,
         )  # fmt: skip
+        if _told_to_stop:
+            raise SystemExit(0)  # Tornado starts a process that ended badly again, even while the others stop
         server._tornado._websocket_origins = set(origins(address, server.port, allow_origins))  # now the port is known
         _watch(server, board)
         log.info("listening", extra={"fields": {"address": address, "port": server.port}})
@@ -210,10 +212,14 @@ class InThread:
         self.server.io_loop.stop()
 
 
+_told_to_stop: list[int] = []  # signals that the parent of several processes has had
+
+
 def _pass_signals_on(board: operations.Board) -> None:
     """Let the parent of several processes hand its signals to them; each sets its own handlers once it runs."""
 
     def hand_on(number: int, _: Any) -> None:
+        _told_to_stop.append(number)
         for process in board.processes():
             if process != os.getpid() and operations.alive(process):
                 os.kill(process, number)
