@@ -4,9 +4,21 @@ export function render({ model }) {
   const bar = element("progress", { max: 1 })
   const cancel = element("button", { type: "button", class: "cancel", onclick: () => model.send_msg({ kind: "cancel" }) }, "cancel")
   const theme = element("button", { type: "button", class: "theme", onclick: () => model.send_msg({ kind: "theme", theme: model.theme === "dark" ? "light" : "dark" }) })
+  // Plain http from another machine: the browser has no clipboard for pages.
+  const shown = element("textarea", { readonly: true, "aria-label": "text to copy", spellcheck: "false" })
+  const dialog = element("dialog", { class: "by-hand", "aria-label": "copy by hand", onclose: () => menu.firstChild.focus() },
+    element("p", {}, "A page may not copy by itself here. The text is selected: copy it with Ctrl+C, or ⌘C."), shown,
+    element("button", { type: "button", onclick: () => dialog.close() }, "close"))
+  const byHand = (text) => {
+    shown.value = text
+    shown.rows = Math.min(12, text.split("\n").length + 1)
+    dialog.showModal()
+    shown.focus()
+    shown.select()
+  }
   const copy = async (text, node, done) => {
     const before = node.textContent
-    try { await navigator.clipboard.writeText(text); node.textContent = done } catch { window.prompt("Copy this:", text) }
+    try { await navigator.clipboard.writeText(text); node.textContent = done } catch { byHand(text); return }
     setTimeout(() => { node.textContent = before }, 1500)
   }
   const item = (name, title, onclick, text) => element("button", { type: "button", class: name, title, onclick }, text)
@@ -30,7 +42,7 @@ export function render({ model }) {
       element("div", { class: "name" }, model.whole_page ? element("a", { href: model.home, class: "home", title: "all papers" }, "Workbench") : null, element("h1", {}, model.title), element("span", { class: "year" }, model.year ? String(model.year) : ""), paper),
       element("div", { class: "state" }, badge, bar, detail, cancel),
       element("div", { class: "tools" }, model.whole_page ? keep : null, menu, theme)),
-    element("p", { class: "question" }, model.question), banner)
+    element("p", { class: "question" }, model.question), banner, dialog)
 
   const words = { recorded: "recorded run", measured: "measured here", running: "running", waiting: "waiting", cancelled: "cancelled", failed: "stopped", empty: "no run yet" }
   function show() {
