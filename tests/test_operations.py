@@ -16,11 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from bokeh.server.util import check_allowlist
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.websocket import websocket_connect
 
 from benchmarks._visitor import Visitor
@@ -152,12 +154,19 @@ def test_figures_of_several_processes_are_added_and_their_latencies_pooled(tmp_p
     assert "Figures of this server" in operations.metrics_html(operations.total(board.read()))
 
 
-def test_a_log_line_is_one_json_object_and_holds_no_query() -> None:
-    record = logging.LogRecord("workbench.server", logging.INFO, "f", 1, "run", None, None)
-    record.fields = {"state": "done"}
-    line = json.loads(operations.JsonLines().format(record))
-    assert (line["event"], line["state"], line["level"]) == ("run", "done", "info")
-    assert line["time"].endswith("Z")
+def test_log_lines_are_json_objects_that_say_who_and_hold_no_query(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="workbench.server")
+    request = HTTPServerRequest("GET", "/rsd?prompt=my+secret", headers=HTTPHeaders(), connection=Mock(context=None))
+    metrics = operations.Metrics()
+    metrics.request(Mock(request=request, get_status=lambda: 200))
+    job = Job(lambda _: None, lambda _: None, Owner("ab12", "10.0.0.1", "rsd"), state="done", queued=1.0, began=3.0, ended=7.0)
+    metrics.run_over(job)
+    texts = [operations.JsonLines().format(record) for record in caplog.records]
+    asked, ran = map(json.loads, texts)
+    assert (asked["event"], asked["path"], asked["status"], asked["level"]) == ("request", "/rsd", 200, "info")
+    assert ran | {"event": "run", "system": "rsd", "page": "ab12", "state": "done", "waited_s": 2.0, "ran_s": 4.0} == ran
+    assert ran["time"].endswith("Z")
+    assert "secret" not in "".join(texts)
 
 
 def test_a_public_server_on_every_address_must_name_its_origins() -> None:
@@ -365,7 +374,7 @@ def test_a_server_that_ends_waits_for_a_model_that_loads() -> None:
 
 
 def test_a_public_server_asks_for_its_token_logs_json_and_stops_when_told(tmp_path: Path) -> None:
-    process, port = served("--public", WORKBENCH_ADMIN_TOKEN="secret", WORKBENCH_DATA=str(tmp_path))
+    process, port = served("--public", WORKBENCH_ADMIN_TOKEN="secret", WORKBENCH_DATA=str(tmp_path), TMPDIR=str(tmp_path))
     place = ("127.0.0.1", port)
     assert ask(place, "/metrics")[0].status == 403
     assert ask(place, "/metrics?token=wrong")[0].status == 403
@@ -380,13 +389,15 @@ def test_a_public_server_asks_for_its_token_logs_json_and_stops_when_told(tmp_pa
     assert {"request", "stopping", "stopped"} <= {line["event"] for line in lines}
     assert "mine" not in log
     assert "secret" not in log
+    assert not list(tmp_path.glob("workbench-figures-*"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that share a socket")
 def test_several_processes_share_the_port_and_stop_together(tmp_path: Path) -> None:
-    process, port = served("--num-procs", "2", WORKBENCH_DATA=str(tmp_path))
+    process, port = served("--num-procs", "2", WORKBENCH_DATA=str(tmp_path), TMPDIR=str(tmp_path))
     place = ("127.0.0.1", port)
     until(lambda: json.loads(ask(place, "/metrics?format=json")[1])["processes"] == 2, 60)
+    np.testing.assert_equal(len(list(tmp_path.glob("workbench-figures-*"))), 1)
     for call, document in asyncio.run(loads(f"http://127.0.0.1:{port}", "rsd?seed=7", 6)):  # half of the sockets meet the other
         assert call.endswith('wb.run("rsd", seed=7)')
         assert "https://cdn" not in document
@@ -396,6 +407,7 @@ def test_several_processes_share_the_port_and_stop_together(tmp_path: Path) -> N
     os.kill(child, signal.SIGKILL)  # a process that ends badly while the server stops is not started again
     process.communicate(timeout=60)
     np.testing.assert_equal(process.returncode, 0)
+    assert not list(tmp_path.glob("workbench-figures-*"))
     with pytest.raises(ConnectionRefusedError):
         ask(place, "/health")
 

@@ -6,10 +6,12 @@ fair turns, a metrics page behind a token, a log of JSON lines. Headers and the 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
 import secrets
+import shutil
 import signal
 import tempfile
 import threading
@@ -94,6 +96,7 @@ def serve(
     _limit(limits or operations.Limits(), public, address)
     routes = routes or pages(names)
     board = operations.Board(Path(tempfile.mkdtemp(prefix="workbench-figures-")))
+    atexit.register(_put_away, board.folder, os.getpid())
     token = _token(public, address)
     if num_procs > 1:
         _pass_signals_on(board)
@@ -121,6 +124,12 @@ def serve(
     if start:
         _run(server)
     return server
+
+
+def _put_away(folder: Path, maker: int) -> None:
+    """Remove a folder when the process ends that made it; those that it forked end before."""
+    if os.getpid() == maker:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _limit(limits: operations.Limits, public: bool, address: str) -> None:
