@@ -41,8 +41,8 @@ class Visitor:
         self._socket: WebSocketClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
 
-    async def open(self) -> Visitor:
-        """Fetch the page, connect, and read its document.
+    async def open(self, *, ready: bool = True) -> Visitor:
+        """Fetch the page, connect, and read its document; say that it is ready, upon which a page may begin a run.
 
         Raises:
             ConnectionError: the server refused the page or the socket.
@@ -58,7 +58,8 @@ class Visitor:
         await self.until(lambda: self._welcome, "a word of welcome")
         await self._write("PULL-DOC-REQ", {})
         await self.until(lambda: bool(self._models), "its document")
-        await self._event("document_ready", [])
+        if ready:
+            await self._event("document_ready", [])
         return self
 
     async def close(self) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import hypothesis
 import numpy as np
@@ -23,7 +24,9 @@ from tornado.websocket import websocket_connect
 from benchmarks import _visitor
 from benchmarks._visitor import Visitor
 from tests.ui.walk import VIEWS, Walk
-from widgets import doors, keeping, operations, serve, worker
+from widgets import app, doors, keeping, operations, serve, worker
+from widgets.gallery import Gallery
+from workbench import system as systems
 from workbench import views
 
 pytestmark = [
@@ -38,10 +41,11 @@ AUTOLOAD = "/walk/autoload.js?bokeh-autoload-element=x&bokeh-app-path=/walk&boke
 def server() -> Iterator[Any]:
     patch = pytest.MonkeyPatch()
     patch.setattr(views, "registry", lambda: VIEWS)
+    patch.setattr(systems, "registry", lambda: {"walk": systems.Entry("walk", "tests.ui.walk:Walk")})
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = serve.serve(port=port, threaded=True, routes={"/": lambda: "none", "walk": serve.page(Walk)})
+    server = serve.serve(port=port, threaded=True, routes={"/": lambda: Gallery(), "walk": serve.page(Walk), "app": app.page})
     yield server.server
     server.stop()
     patch.undo()
@@ -120,6 +124,29 @@ def test_a_question_mark_in_a_link_reaches_its_knob(site: tuple[str, int]) -> No
 
     for path in ("walk?motto=Why?&threshold=3.5", "walk?motto=%57hy%3F&threshold=3.5"):
         assert "threshold=3.5, motto='Why?'" in visit(site, look, path)
+
+
+def test_one_address_for_every_page_brings_each_page_back(site: tuple[str, int]) -> None:
+    """As Binder and `panel serve` do: the address that a page writes, and every link on it, lead where they say."""
+
+    async def look(page: Visitor) -> tuple[str, str, str, str]:
+        await page.send("Header", {"kind": "theme", "theme": "dark"})
+        await page.until(lambda: "theme=dark" in page.part("Header").get("search", ""), "the theme in the address")
+        header = page.part("Header")
+        return header["search"], header["python"], header["home"], header["compare"]
+
+    search, call, home, compare = visit(site, look, "app?system=walk&length=5&group=7")
+    np.testing.assert_equal(
+        dict(parse_qsl(search.removeprefix("?"))), {"system": "walk", "length": "5", "group": "7", "theme": "dark"}
+    )
+    again, same, *_ = visit(site, look, f"app{search}")
+    assert (again, same) == (search, call)
+
+    async def kinds(*pages: Visitor) -> list[Any]:
+        cards, runs = (page.part(name) for page, name in zip(pages, ("Cards", "List")))
+        return [cards["rows"][0]["href"], cards["compare"], runs["app"]]
+
+    assert visit(site, kinds, home, compare) == ["app?system=walk", "app?page=compare", "app"]
 
 
 _PIECES = st.sampled_from(

@@ -16,17 +16,22 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from bokeh.server.util import check_allowlist
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+from tornado.httputil import HTTPHeaders, HTTPServerRequest
+from tornado.websocket import websocket_connect
 
 from benchmarks._visitor import Visitor
 from widgets import doors, operations, running, serve, worker
 from widgets.recorded import recorded_run
 from widgets.shelf import new_key
 from widgets.worker import Job, Owner, RunQueue
+from workbench import cli, views
 from workbench import system as systems
-from workbench import views
 from workbench.errors import Cancelled, InputError, WorkbenchError
 from workbench.record import Record
 
@@ -149,12 +154,19 @@ def test_figures_of_several_processes_are_added_and_their_latencies_pooled(tmp_p
     assert "Figures of this server" in operations.metrics_html(operations.total(board.read()))
 
 
-def test_a_log_line_is_one_json_object_and_holds_no_query() -> None:
-    record = logging.LogRecord("workbench.server", logging.INFO, "f", 1, "run", None, None)
-    record.fields = {"state": "done"}
-    line = json.loads(operations.JsonLines().format(record))
-    assert (line["event"], line["state"], line["level"]) == ("run", "done", "info")
-    assert line["time"].endswith("Z")
+def test_log_lines_are_json_objects_that_say_who_and_hold_no_query(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="workbench.server")
+    request = HTTPServerRequest("GET", "/rsd?prompt=my+secret", headers=HTTPHeaders(), connection=Mock(context=None))
+    metrics = operations.Metrics()
+    metrics.request(Mock(request=request, get_status=lambda: 200))
+    job = Job(lambda _: None, lambda _: None, Owner("ab12", "10.0.0.1", "rsd"), state="done", queued=1.0, began=3.0, ended=7.0)
+    metrics.run_over(job)
+    texts = [operations.JsonLines().format(record) for record in caplog.records]
+    asked, ran = map(json.loads, texts)
+    assert (asked["event"], asked["path"], asked["status"], asked["level"]) == ("request", "/rsd", 200, "info")
+    assert ran | {"event": "run", "system": "rsd", "page": "ab12", "state": "done", "waited_s": 2.0, "ran_s": 4.0} == ran
+    assert ran["time"].endswith("Z")
+    assert "secret" not in "".join(texts)
 
 
 def test_a_public_server_on_every_address_must_name_its_origins() -> None:
@@ -162,6 +174,65 @@ def test_a_public_server_on_every_address_must_name_its_origins() -> None:
         serve.serve(address="0.0.0.0", public=True)
     assert serve.origins("0.0.0.0", 80, ["class.example.org", "10.0.0.5:8000"])[-2:] == ["class.example.org:80", "10.0.0.5:8000"]
     assert "*" not in serve.origins("127.0.0.1", 5006)
+
+
+@pytest.mark.parametrize(
+    ("origin", "advice"),
+    [("https://class.example.org", "Write class.example.org:443."), ("http://10.0.0.5:8000/x", "Write 10.0.0.5:8000."), ("a b", "Write what visitors type"),
+     ("host:99999", "Write what"), ("", "Write what"), ("[::1]:5006", "Write what")],
+)  # fmt: skip
+def test_an_origin_that_is_no_host_is_refused(origin: str, advice: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="expected HOST or HOST:PORT") as error:
+        serve.origins("127.0.0.1", 5006, [origin])
+    assert advice in str(error.value)
+    np.testing.assert_equal(cli.call(["serve", "--no-show", "--allow-origin", origin]), 2)
+    assert advice in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_browser_leaves_the_port_of_https_out() -> None:
+    assert check_allowlist("class.example.org", serve.origins("127.0.0.1", 5006, ["class.example.org:443"]))
+    assert not check_allowlist("other.example.org", serve.origins("127.0.0.1", 5006, ["class.example.org:443"]))
+
+
+def test_a_free_port_is_taken_and_its_own_pages_may_connect() -> None:
+    server = serve.serve(
+        port=0, threaded=True, routes={"/": lambda: "none", "x": lambda: "none"}, allow_origins=["class.example"]
+    )
+    port = server.server.port
+    assert port > 0
+    for host in ("127.0.0.1", "localhost", "class.example"):
+        assert asyncio.run(answer_of(port, f"http://{host}:{port}")) == 101
+    assert asyncio.run(answer_of(port, "http://127.0.0.1:1")) == 403
+    server.stop()
+
+
+async def answer_of(port: int, origin: str) -> int:
+    """Return the status that a page's socket gets when it comes from an origin."""
+    page = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/x")
+    token = page.body.decode().split('"token":"')[1].split('"')[0]
+    request = HTTPRequest(f"ws://127.0.0.1:{port}/x/ws", headers={"Origin": origin})
+    try:
+        socket = await websocket_connect(request, subprotocols=["bokeh", token])
+    except HTTPClientError as error:
+        return int(error.code)
+    socket.close()
+    while await socket.read_message() is not None:
+        pass
+    return 101
+
+
+@pytest.mark.parametrize(
+    ("public", "address", "needed"), [(False, "127.0.0.1", False), (True, "127.0.0.1", True), (False, "0.0.0.0", True), (False, "10.1.2.3", True)]
+)  # fmt: skip
+def test_figures_that_others_can_reach_need_a_token(
+    public: bool, address: str, needed: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv(serve.TOKEN, raising=False)
+    token = serve._token(public, address)
+    assert bool(token) == needed
+    assert not needed or public or token in caplog.text
+    monkeypatch.setenv(serve.TOKEN, "mine")
+    assert serve._token(public, address) == ("mine" if needed else "")
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +334,7 @@ async def loads(address: str, path: str, times: int) -> list[tuple[str, str]]:
     """Return what as many loads of a page say of their knobs, and the documents they were given."""
     found = []
     for _ in range(times):
-        visitor = await Visitor(address, path).open()
+        visitor = await Visitor(address, path).open(ready=False)
         found.append((visitor.part("Header")["python"], visitor.documents[0]))
         await visitor.close()
     return found
@@ -303,7 +374,7 @@ def test_a_server_that_ends_waits_for_a_model_that_loads() -> None:
 
 
 def test_a_public_server_asks_for_its_token_logs_json_and_stops_when_told(tmp_path: Path) -> None:
-    process, port = served("--public", WORKBENCH_ADMIN_TOKEN="secret", WORKBENCH_DATA=str(tmp_path))
+    process, port = served("--public", WORKBENCH_ADMIN_TOKEN="secret", WORKBENCH_DATA=str(tmp_path), TMPDIR=str(tmp_path))
     place = ("127.0.0.1", port)
     assert ask(place, "/metrics")[0].status == 403
     assert ask(place, "/metrics?token=wrong")[0].status == 403
@@ -318,19 +389,25 @@ def test_a_public_server_asks_for_its_token_logs_json_and_stops_when_told(tmp_pa
     assert {"request", "stopping", "stopped"} <= {line["event"] for line in lines}
     assert "mine" not in log
     assert "secret" not in log
+    assert not list(tmp_path.glob("workbench-figures-*"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that share a socket")
 def test_several_processes_share_the_port_and_stop_together(tmp_path: Path) -> None:
-    process, port = served("--num-procs", "2", WORKBENCH_DATA=str(tmp_path))
+    process, port = served("--num-procs", "2", WORKBENCH_DATA=str(tmp_path), TMPDIR=str(tmp_path))
     place = ("127.0.0.1", port)
     until(lambda: json.loads(ask(place, "/metrics?format=json")[1])["processes"] == 2, 60)
-    for call, document in asyncio.run(loads(f"http://127.0.0.1:{port}", "rsd?seed=7", 8)):  # half of the sockets meet the other
+    np.testing.assert_equal(len(list(tmp_path.glob("workbench-figures-*"))), 1)
+    for call, document in asyncio.run(loads(f"http://127.0.0.1:{port}", "rsd?seed=7", 6)):  # half of the sockets meet the other
         assert call.endswith('wb.run("rsd", seed=7)')
         assert "https://cdn" not in document
+    child = next(int(task) for task in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    os.kill(child, signal.SIGSTOP)
     process.send_signal(signal.SIGTERM)
+    os.kill(child, signal.SIGKILL)  # a process that ends badly while the server stops is not started again
     process.communicate(timeout=60)
     np.testing.assert_equal(process.returncode, 0)
+    assert not list(tmp_path.glob("workbench-figures-*"))
     with pytest.raises(ConnectionRefusedError):
         ask(place, "/health")
 

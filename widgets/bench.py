@@ -33,6 +33,7 @@ from workbench.errors import InputError, WorkbenchError, unknown
 from workbench.record import Record
 from workbench.system import System
 
+OWN_KEYS = ("theme", "step", "kept")  # what a link may say beside the knobs
 PATIENCE_S = 0.3  # that a page waits for its browser to have painted the hero, before it goes on with the other pictures
 
 
@@ -41,6 +42,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
 
     Args:
         system: the system with the knob values to start from.
+        app: address of a page that serves every system by `?system=`; by default each page has its own path.
     Example:
         >>> import workbench as wb
         >>> wb.open("rsd", depth=4)
@@ -52,8 +54,9 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
     window = param.Parameter(None, doc="The part of a zoomable picture on show: two abscissae, two ordinates; None for all.")
     selected = param.Parameter(None, doc="What the reader clicked last in a picture (the mark's own data).")
 
-    def __init__(self, system: System, **params: Any) -> None:
+    def __init__(self, system: System, app: str = "", **params: Any) -> None:
         super().__init__(**params)
+        self._app = app
         _load_extension()
         self.system = system
         self.record: Record | None = None
@@ -65,6 +68,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         self._sweep: Sweep | None = None
         self._visitor = ""  # the browser's key, once it has said hello
         self._wanted = ""  # the kept run that the link names
+        self._foreign: dict[str, str] = {}  # what else it says: the page's address goes on saying it
         self._warming: Future[None] | None = None
         self._next: Callable[[], None] | None = None  # what follows when the hero is painted
         self._ran_with: dict[str, Any] = {}
@@ -80,6 +84,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         self.header = Header(
             on_message=self._heard, bench=self._id, title=cls.title, year=cls.year, arxiv=cls.arxiv, question=cls.asks,
             whole_page=whole, light_page=themes.design("light").background, dark_page=themes.design("dark").background,
+            home=self._app or "./", compare=f"{self._app}?page=compare" if self._app else "./compare",
         )  # fmt: skip
         self.controls = Controls(
             on_message=self._heard,
@@ -130,6 +135,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
                 self._try_set(kept.knobs)
             other, notes = link.restore(self.system, search, public=True)
             self._wanted = kept_key(search)
+            self._foreign = {name: text for name, text in other.items() if name not in OWN_KEYS}
             pn.state.on_session_destroyed(lambda _: self.close())
         self._wear(other["theme"] if other.get("theme") in themes.DESIGNS else self.theme)
         self.header.ask_theme = self._public and "theme" not in other
@@ -422,7 +428,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
     def _write_link(self) -> None:
         if self._public:
             extra = {"theme": self.theme if self.theme != "light" else "", "step": str(self.step) if self.step else ""}
-            self.header.search = link.query(self.system, extra)
+            self.header.search = link.query(self.system, self._foreign | extra)
 
     def _write_meters(self, record: Record) -> None:
         html = meters.html(record)

@@ -57,6 +57,7 @@ class List(Part):
     ask_theme = param.Boolean(False)
     whole_page = param.Boolean(False)
     visitor = param.String("", doc="The key that the browser keeps.")
+    app = param.String("", doc="Address of a page that serves every system; by default each has its own path.")
     light_page = param.String(themes.design("light").background)
     dark_page = param.String(themes.design("dark").background)
 
@@ -64,10 +65,15 @@ class List(Part):
 
 
 class Compare(pn.viewable.Viewer):
-    """Kept runs side by side. Every session has its own; the shelf behind it is the visitor's."""
+    """Kept runs side by side. Every session has its own; the shelf behind it is the visitor's.
 
-    def __init__(self, **params: Any) -> None:
+    Args:
+        app: address of a page that serves every system by `?system=`; by default each has its own path.
+    """
+
+    def __init__(self, app: str = "", **params: Any) -> None:
         super().__init__(**params)
+        self._app = app
         asked = _asked("theme")
         self.theme = asked if asked in themes.DESIGNS else "light"
         self._turns = Turns(pn.state.curdoc)
@@ -84,7 +90,7 @@ class Compare(pn.viewable.Viewer):
 
     def _build(self, asked: str) -> None:
         whole = served()
-        self.list = List(on_message=self._heard, whole_page=whole, theme=self.theme, ask_theme=whole and not asked)
+        self.list = List(on_message=self._heard, app=self._app, whole_page=whole, theme=self.theme, ask_theme=whole and not asked)
         self.tables = pn.pane.HTML("", stylesheets=[STYLE], sizing_mode="stretch_width", margin=0)
         self.tabs = Tabs(on_message=self._heard)
         self.picture = Picture(on_message=self._heard, visible=False)

@@ -53,7 +53,7 @@ class Gallery(pn.viewable.Viewer):
         whole = served()
         self.cards = Cards(
             on_message=self._heard, rows=[_row(r, app) for r in self.rows], theme=theme, ask_theme=whole and not asked, whole_page=whole,
-            compare="./compare" if whole and not app else "", sizing_mode="stretch_width",
+            compare=(f"{app}?page=compare" if app else "./compare") if whole else "", sizing_mode="stretch_width",
         )  # fmt: skip
         self._page = pn.Column(self.cards, stylesheets=[page_style()], sizing_mode="stretch_width", margin=0)
         self._wear(theme)

@@ -79,7 +79,8 @@ class Metrics:
         self.took("wait", waited)
         if job.began:
             self.took("run", job.ended - job.began)
-        log.info("run", extra={"fields": {"state": state, "waited_s": round(waited, 3), "ran_s": round(job.ended - job.began, 3) if job.began else 0}})  # fmt: skip
+        fields = {"system": job.owner.system, "page": job.owner.page, "state": state, "waited_s": round(waited, 3)}
+        log.info("run", extra={"fields": fields | {"ran_s": round(job.ended - job.began, 3) if job.began else 0}})
 
     def request(self, handler: RequestHandler) -> None:
         """Count a request, and log it without its query: a link holds what a visitor wrote."""
@@ -209,7 +210,7 @@ class Health(RequestHandler):
 
 
 class MetricsPage(RequestHandler):
-    """`/metrics`: the figures of all processes, as a page or (`?format=json`) as JSON. On a public server it needs the token."""
+    """`/metrics`: the figures of all processes, as a page or (`?format=json`) as JSON. It needs the token wherever others can reach it."""
 
     def initialize(self, board: Board, token: str) -> None:
         self.board, self.token = board, token

@@ -88,6 +88,8 @@ class Header(Part):
     command = param.String("", doc="The command line that makes it.")
     lacks = param.String("", doc="Changed knobs that an address cannot hold.")
     visitor = param.String("", doc="The key that the browser keeps for its shelf.")
+    home = param.String("./", doc="Address of the catalogue.")
+    compare = param.String("./compare", doc="Address of the page that compares runs.")
     search = param.String("", doc="What the address says after its path, on a page of our own.")
 
     _esm = asset("newest.js", "header.js")

@@ -6,15 +6,19 @@ fair turns, a metrics page behind a token, a log of JSON lines. Headers and the 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import re
 import secrets
+import shutil
 import signal
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import panel as pn
 from tornado.ioloop import IOLoop, PeriodicCallback
@@ -32,6 +36,8 @@ SESSION_MS = {"unused_session_lifetime_milliseconds": 15_000, "check_unused_sess
 LOOPBACK = ("localhost", "127.0.0.1")
 EVERYWHERE = ("0.0.0.0", "::", "")
 MESSAGE_BYTES = 12 << 20  # most that a browser may send at once: a picture of 8 MB, as text
+HOST = re.compile(r"[A-Za-z0-9*](?:[A-Za-z0-9.*_-]*[A-Za-z0-9*])?(?::([0-9]{1,5}))?")
+MOST_PORT = 65535
 TOKEN = "WORKBENCH_ADMIN_TOKEN"
 log = logging.getLogger("workbench.server")
 
@@ -70,7 +76,7 @@ def serve(
 
     Args:
         names: systems to serve; every one that can be loaded by default.
-        port: port to listen on; 0 takes a free one.
+        port: port to listen on; 0 takes a free one, which the server returned knows (`.port`).
         address: address to listen on. Anywhere but on a loopback address only the offered models can be chosen.
         show: open a browser.
         public: for visitors: `limits` hold, `/metrics` needs a token, the log is JSON lines.
@@ -80,15 +86,18 @@ def serve(
         start, threaded: as in `panel.serve`.
         routes: other pages than those of the systems.
     Raises:
-        InputError: public, on every address, and no origin named: a page of any site could use its visitors' browsers.
+        InputError: an origin is no host; or public, on every address, and no origin named: a page of any site could use its
+            visitors' browsers.
     """
     if public and address in EVERYWHERE and not allow_origins:
         then = "Name the host that visitors type, with --allow-origin HOST:PORT"
         raise InputError(expected("allowed origins", "at least one for a public server on every address", "none", then=then))
+    _check(allow_origins)
     _limit(limits or operations.Limits(), public, address)
     routes = routes or pages(names)
     board = operations.Board(Path(tempfile.mkdtemp(prefix="workbench-figures-")))
-    token = _token(public)
+    atexit.register(_put_away, board.folder, os.getpid())
+    token = _token(public, address)
     if num_procs > 1:
         _pass_signals_on(board)
     options: dict[str, Any] = {"title": dict.fromkeys(routes, "Workbench"), "verbose": not public, "show": show, **SESSION_MS}
@@ -98,11 +107,15 @@ def serve(
 
     def made() -> Any:
         server = pn.serve(
-            routes, port=port, address=address, websocket_origin=origins(address, port, allow_origins), start=False,
+            routes, port=port, address=address, start=False,
             extra_patterns=[("/health", operations.Health), ("/metrics", operations.MetricsPage, {"board": board, "token": token})],
             log_function=operations.METRICS.request, websocket_max_message_size=MESSAGE_BYTES, **options,
         )  # fmt: skip
+        if _told_to_stop:
+            raise SystemExit(0)  # Tornado starts a process that ended badly again, even while the others stop
+        server._tornado._websocket_origins = set(origins(address, server.port, allow_origins))  # now the port is known
         _watch(server, board)
+        log.info("listening", extra={"fields": {"address": address, "port": server.port}})
         return server
 
     if threaded:
@@ -111,6 +124,12 @@ def serve(
     if start:
         _run(server)
     return server
+
+
+def _put_away(folder: Path, maker: int) -> None:
+    """Remove a folder when the process ends that made it; those that it forked end before."""
+    if os.getpid() == maker:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _limit(limits: operations.Limits, public: bool, address: str) -> None:
@@ -127,13 +146,16 @@ def _limit(limits: operations.Limits, public: bool, address: str) -> None:
         operations.log_as_json()
 
 
-def _token(public: bool) -> str:
+def _token(public: bool, address: str) -> str:
     """Return the token of the metrics page: the environment's, or a fresh one that the log tells; none for one's own machine."""
-    if not public:
+    if not public and address in {*LOOPBACK, "::1"}:
         return ""
     token = os.environ.get(TOKEN) or secrets.token_urlsafe(18)
-    if TOKEN not in os.environ:
-        log.info("metrics", extra={"fields": {"path": f"/metrics?token={token}", "hint": f"set {TOKEN} to choose your own"}})
+    path, hint = f"/metrics?token={token}", f"set {TOKEN} to choose your own"
+    if TOKEN not in os.environ and public:
+        log.info("metrics", extra={"fields": {"path": path, "hint": hint}})
+    elif TOKEN not in os.environ:
+        log.warning("figures of this server: %s (%s)", path, hint)
     return token
 
 
@@ -199,10 +221,14 @@ class InThread:
         self.server.io_loop.stop()
 
 
+_told_to_stop: list[int] = []  # signals that the parent of several processes has had
+
+
 def _pass_signals_on(board: operations.Board) -> None:
     """Let the parent of several processes hand its signals to them; each sets its own handlers once it runs."""
 
     def hand_on(number: int, _: Any) -> None:
+        _told_to_stop.append(number)
         for process in board.processes():
             if process != os.getpid() and operations.alive(process):
                 os.kill(process, number)
@@ -212,12 +238,33 @@ def _pass_signals_on(board: operations.Board) -> None:
 
 
 def origins(address: str, port: int, more: Sequence[str] = ()) -> list[str]:
-    """Return the hosts whose pages may open a connection to this server."""
+    """Return the hosts whose pages may open a connection to this server.
+
+    Raises:
+        InputError: one of `more` is no HOST or HOST:PORT.
+    """
+    _check(more)
     hosts = LOOPBACK if address in {*LOOPBACK, "::1"} else (address, *LOOPBACK)
     if address in EVERYWHERE:
         hosts = LOOPBACK
         if not more:
             log.warning("listening on every address: any page that reaches this machine may connect")
             return ["*"]
-    own = [f"{host}:{port}" if port else f"{host}:*" for host in hosts]
-    return [*own, *(o if ":" in o else f"{o}:{port or '*'}" for o in more)]
+    own = [f"{host}:{port}" for host in hosts]
+    others = [o if ":" in o else f"{o}:{port}" for o in more]
+    return [*own, *(re.sub(":443$", ":80", o) for o in others)]  # a browser leaves 443 out, and Bokeh takes what has none for 80
+
+
+def _check(more: Sequence[str]) -> None:
+    """Raise InputError where an allowed origin is no HOST or HOST:PORT."""
+    for origin in more:
+        found = HOST.fullmatch(origin)
+        if found is None or int(found[1] or 0) > MOST_PORT:
+            raise InputError(expected("allowed origin", "HOST or HOST:PORT", repr(origin), then=_spelt(origin)))
+
+
+def _spelt(origin: str) -> str:
+    """Return what to write instead of an origin that is none."""
+    parts = urlsplit(origin)
+    plain = parts.netloc if ":" in parts.netloc else f"{parts.netloc}:{443 if parts.scheme == 'https' else 80}"
+    return f"Write {plain}" if parts.netloc and HOST.fullmatch(plain) else "Write what visitors type, as class.example.org:443"

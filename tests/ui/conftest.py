@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def site(browser: Any) -> Iterator[str]:
     """The address of a server with the page of the tests' own system, and a catalogue."""
-    from widgets import serve
+    from widgets import app, serve
     from widgets.compare import Compare
     from widgets.gallery import Gallery
     from workbench import views
@@ -37,7 +37,12 @@ def site(browser: Any) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    routes: dict[str, Any] = {"/": lambda: Gallery(), "compare": lambda: Compare(), "walk": serve.page(walk.Walk)}
+    routes: dict[str, Any] = {
+        "/": lambda: Gallery(),
+        "compare": lambda: Compare(),
+        "app": app.page,
+        "walk": serve.page(walk.Walk),
+    }
     server = serve.serve(port=port, threaded=True, routes=routes)
     yield f"http://localhost:{port}"
     server.stop()

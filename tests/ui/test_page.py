@@ -176,6 +176,16 @@ def test_presets_set_and_run(live: Live, site: str) -> None:
     np.testing.assert_equal(len(live.curve()), 8)
 
 
+def test_cards_of_a_server_with_one_address_lead_to_their_papers_in_both_themes(live: Live, site: str) -> None:
+    for theme, more in (("light", ""), ("dark", "&theme=dark")):
+        live.page.goto(f"{site}/app?theme={theme}")
+        expect(live.page.locator("a.card[data-name=rsd]")).to_have_attribute("href", f"app?system=rsd{more}")
+        expect(live.page.get_by_role("link", name="compare runs")).to_have_attribute("href", "app?page=compare")
+    live.page.goto(f"{site}/app?page=compare")
+    expect(live.page.get_by_role("link", name="all papers")).to_have_attribute("href", "app")
+    expect(live.page.get_by_role("link", name="open").first).to_have_attribute("href", re.compile(r"^app\?system=\w+$"))
+
+
 def test_theme_changes_page_and_pictures(live: Live, site: str) -> None:
     live.open(f"{site}/walk")
     live.page.get_by_role("button", name="dark").click()

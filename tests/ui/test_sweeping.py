@@ -246,3 +246,19 @@ def test_a_link_says_what_it_cannot_hold(live: Live, site: str) -> None:
     live.page.locator("button.share").click()
     expect(live.page.locator("button.share")).to_have_text("copied, without motto: too long for a link")
     assert "walkers=60" in live.page.evaluate("navigator.clipboard.readText()")
+
+
+def test_where_a_page_may_not_copy_the_text_stands_selected_line_by_line(live: Live, site: str) -> None:
+    """Plain http from another machine: browsers keep the clipboard from such pages."""
+    live.page.add_init_script("Object.defineProperty(Navigator.prototype, 'clipboard', { get: () => undefined })")
+    live.open(f"{site}/walk?length=7")
+    live.page.locator(".menu > summary").click()
+    live.page.get_by_role("button", name="copy as Python").press("Enter")
+    text = live.page.get_by_label("text to copy")
+    expect(text).to_have_value('import workbench as wb\n\nrecord = wb.run("walk", length=7)')
+    expect(text).to_be_focused()
+    assert text.evaluate("(node) => node.selectionEnd - node.selectionStart === node.value.length")
+    live.page.keyboard.press("Escape")
+    expect(text).to_be_hidden()
+    expect(live.page.locator(".menu > summary")).to_be_focused()
+    assert live.errors == []

@@ -1,5 +1,6 @@
 // The runs that can be compared: choose, name, annotate, download, delete, upload. The key of the shelf stays in this browser.
 export function render({ model }) {
+  const page = (system, values) => model.app ? address(model.app, { system, ...values }) : address(`./${system}`, values)
   const send = (kind, more = {}) => model.send_msg({ kind, ...more })
   const theme = element("button", { type: "button", class: "theme", onclick: () => send("theme", { theme: model.theme === "dark" ? "light" : "dark" }) })
   const file = element("input", { type: "file", accept: ".zip", class: "unseen", id: "upload-file", tabindex: -1, "aria-hidden": "true" })
@@ -8,7 +9,7 @@ export function render({ model }) {
   const banner = element("div", { class: "banner", role: "alert" }, message, dismiss)
   const list = element("div", { class: "runs", role: "group", "aria-label": "runs to compare" })
   const root = element("header", { role: "none" },
-    element("div", { class: "top" }, element("div", { class: "name" }, element("h1", {}, "Compare runs"), element("a", { href: "./" }, "all papers")),
+    element("div", { class: "top" }, element("div", { class: "name" }, element("h1", {}, "Compare runs"), element("a", { href: model.app || "./" }, "all papers")),
       element("div", { class: "tools" }, upload, file, theme)),
     element("p", { class: "question" }, "What changed, and was it worth it?"), banner, list)
 
@@ -27,7 +28,7 @@ export function render({ model }) {
     if (!run.own) return element("div", { class: "run-row", "data-key": run.key },
       box, element("span", { class: "order" }, order >= 0 ? String(order + 1) : ""),
       element("div", { class: "what" }, element("span", { class: "run-name" }, run.name)),
-      element("span", { class: "about" }, run.system), element("a", { href: `./${run.system}` }, "open"))
+      element("span", { class: "about" }, run.system), element("a", { href: page(run.system, {}) }, "open"))
     const name = element("input", { type: "text", class: "run-name", maxlength: 80, "aria-label": "name of the run",
       onchange: () => send("rename", { key: run.key, name: name.value }) })
     name.value = run.name
@@ -42,7 +43,7 @@ export function render({ model }) {
     return element("div", { class: "run-row", "data-key": run.key },
       box, element("span", { class: "order" }, order >= 0 ? String(order + 1) : ""),
       element("div", { class: "what" }, name, note), element("span", { class: "about" }, about),
-      element("a", { href: `./${run.system}?kept=${run.key}`, "aria-label": `open ${run.name}` }, "open"),
+      element("a", { href: page(run.system, { kept: run.key }), "aria-label": `open ${run.name}` }, "open"),
       element("button", { type: "button", onclick: () => send("download", { key: run.key }), "aria-label": `download ${run.name}` }, "download"), sure)
   }
   function show() {

@@ -19,7 +19,7 @@ export function render({ model }) {
     tools, cards)
 
   function card(row) {
-    const link = row.href ? { href: row.href + (model.theme === "dark" ? "?theme=dark" : "") } : {}
+    const link = row.href ? { href: address(row.href, model.theme === "dark" ? { theme: "dark" } : {}) } : {}
     const box = element(row.href ? "a" : "div", { class: `card ${row.href ? "" : "broken"}`, "data-name": row.name, ...link })
     const picture = row.pictures[model.theme]
     const frame = element("div", { class: "thumb" })

@@ -20,6 +20,12 @@ function element(tag, attributes = {}, ...children) {
   return node
 }
 
+// An address with further values in its query.
+function address(base, values) {
+  const query = new URLSearchParams(values).toString()
+  return query ? base + (base.includes("?") ? "&" : "?") + query : base
+}
+
 const reducedMotion = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches
 
 // The key of this browser's shelf. Where storage is forbidden the shelf lasts as long as the page.
