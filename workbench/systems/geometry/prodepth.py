@@ -248,7 +248,11 @@ def networks_of(knobs: Any) -> Any:
 
 
 def setting_of(knobs: Any, *, speed: float | None = None, full_size: bool = False) -> pairs.Setting:
-    """Return the pair as the knobs have it, disturbed as they say; `speed` in place of the mover's own."""
+    """Return the pair as the knobs have it, disturbed as they say; `speed` in place of the mover's own.
+
+    What could move and stands still is no mover, but for a curve over speeds, which follows one thing through 0.
+    """
+    still = speed is None and knobs.object_speed == 0
     speed = float(knobs.object_speed if speed is None else speed)
     if knobs.scene == "pair":
         setting = _own(knobs)
@@ -256,6 +260,8 @@ def setting_of(knobs: Any, *, speed: float | None = None, full_size: bool = Fals
         setting = pairs.motorcycle(speed, full=full_size)
     else:
         setting = pairs.scene(knobs.scene, knobs.texture, knobs.seed, knobs.baseline, speed)
+    if still:
+        setting = setting._replace(moving=np.zeros_like(setting.moving))
     return pairs.disturbed(setting, knobs.pose_noise_deg, knobs.photometric_noise, knobs.seed)
 
 
