@@ -188,6 +188,10 @@ class ProDepth(System):
         found = analysis.doubted(joint, setting)
         judged = analysis.judge(found, setting)
         columns, labels = analysis.groups(found, setting, judged, facts)
+        if "curve/movers" in record and "curve/movers" not in columns:  # as saved; its picture stays, and says that nothing moves
+            columns["curve/movers"] = judged.lines
+            labels["curve/movers"] = {n: v for n, v in record.group_attrs("curve/movers").items() if not n.startswith("auc ")}
+            labels["curve/movers"] |= {f"auc {name}": float("nan") for name in judged.areas}
         provenance = "estimated" if facts["preview"] else "measured"
         meters = analysis.rows_of(record, lambda kind: kind != "quality") + analysis.quality(found, setting, judged, provenance)
         if knobs.scene == "motorcycle":
