@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numcodecs import Zstd
 
 import workbench as wb
 from tests.toy import Toy
@@ -109,6 +110,32 @@ def test_a_compressed_chunk_that_unpacks_to_gigabytes_is_refused(good: bytes) ->
     unknown = b"\x28\xb5\x2f\xfd" + bytes([0x00, 0x58]) + b"\x01\x00\x00"
     with pytest.raises(RecordError, match="does not say its size"):
         Record.from_bytes(packed(members(good) | {"curve/draws/y/c/0": unknown}))
+
+
+def test_a_chunk_that_announces_more_texts_than_it_holds_is_refused_in_little_memory(good: bytes) -> None:
+    """The decoder makes room for as many texts as the first four bytes say: 480 MB for these."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for count in (0, 3, 60_000_000, 2**32 - 1):
+        chunk = Zstd(1).encode(count.to_bytes(4, "little") + b"\x01\x00\x00\x00a" * 4)
+        with pytest.raises(RecordError, match="another number of texts than it says"):
+            Record.from_bytes(packed(members(good) | {"curve/draws/curve/c/0": chunk}))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10
+
+
+def test_what_is_packed_twice_is_refused(good: bytes) -> None:
+    def twice(meta: dict[str, Any]) -> None:
+        meta["codecs"] = [*meta["codecs"], meta["codecs"][-1]]
+
+    with pytest.raises(RecordError, match="is not readable"):
+        Record.from_bytes(changed(good, twice))
+    for kind in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        data = packed(members(good), kind)
+        with pytest.raises(RecordError, match="was packed again"):
+            Record.from_bytes(data)
+        broken = bytearray(data)
+        broken[120:140] = b"\xff" * 20
+        with pytest.raises(RecordError):
+            Record.from_bytes(bytes(broken))
 
 
 @pytest.mark.parametrize("name", ["../evil", "curve/../../evil", "/etc/passwd", "..\\evil", "C:/evil"])

@@ -11,8 +11,10 @@ import pytest
 import workbench as wb
 from widgets import link
 from widgets.recorded import recorded_run
+from workbench import api, cli
 from workbench import system as systems
 from workbench.cli import parse_knobs
+from workbench.errors import Cancelled
 
 KEYS = sorted(systems.registry())
 
@@ -56,3 +58,21 @@ def test_what_is_copied_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch, promp
     assert words[:3] == ["workbench", "run", "rsd"]
     assert words[-2:] == ["--out", "run.zarr.zip"]
     assert systems.get("rsd")(**parse_knobs(systems.get("rsd"), words[3:-2])).values() == made.values()
+
+
+@pytest.mark.parametrize(
+    "prompt", ["--help", "--json", "--debug", "--out", "--out=evil", "--", "-1", "--depth 5", "it's", "a\nb", "$HOME"]
+)
+def test_a_copied_command_runs_what_the_page_shows(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the command line itself: a text that looks like an option is a text."""
+    asked: list[dict[str, Any]] = []
+
+    def run(name: str, **knobs: Any) -> None:
+        asked.append(knobs)
+        raise Cancelled("enough")
+
+    monkeypatch.setattr(api, "run", run)
+    made = systems.get("rsd")(prompt=prompt, depth=2)
+    words = shlex.split(link.command(made))
+    assert cli.call(words[1:]) == cli.CANCELLED
+    assert asked == [{"prompt": prompt, "depth": 2}]

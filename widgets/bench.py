@@ -371,7 +371,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         self.stage.show(record, self._options())
         self.stage.dim(False)
         self.scrubber.param.update(count=count, step=self.step)
-        self.tabs.param.update(labels=self.stage.tabs if len(self.stage.tabs) > 1 else [], chosen=self.stage.pair)
+        self._write_tabs()
         self._write_meters(record)
         self._grow("")
         self.header.param.update(state=state, detail=detail, progress=-1.0)
@@ -386,6 +386,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         self.record = new
         drawing = self._hero.drawing
         self.stage.show(new, self._options(), only=only, hero_first=True)
+        self._write_tabs()  # a group that comes or goes brings its picture or takes it
         if "meters" in only:
             self._write_meters(new)
         if self.stage.any_stale():
@@ -429,6 +430,11 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
         if self._public:
             extra = {"theme": self.theme if self.theme != "light" else "", "step": str(self.step) if self.step else ""}
             self.header.search = link.query(self.system, self._foreign | extra)
+
+    def _write_tabs(self) -> None:
+        labels = self.stage.tabs if len(self.stage.tabs) > 1 else []
+        if (labels, self.stage.pair) != (self.tabs.labels, self.tabs.chosen):
+            self.tabs.param.update(labels=labels, chosen=self.stage.pair)
 
     def _write_meters(self, record: Record) -> None:
         html = meters.html(record)

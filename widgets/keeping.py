@@ -36,6 +36,11 @@ class Keeping(Running):
             self.cancel()
             known = {n: v for n, v in record.knobs.items() if n in self.system.knob_names()}
             self._bring(record, known, 0, f"kept as “{kept.name}”")
+            moved = {n: v for n, v in kept.live.items() if n in self.system.knob_names()}
+            if moved:
+                self.system.set(**moved)
+                self._refresh_controls()
+                self._rederive()
 
     @property
     def _shelf(self) -> Shelf:
@@ -57,8 +62,8 @@ class Keeping(Running):
     def _on_download(self, message: dict[str, Any]) -> None:
         """Send the run on show as a file: the record at once, the offline page as soon as the queue has made it."""
         record, name = self._whole(), f"{self.system.key}-seed-{self.system.seed}"
-        if message.get("what") != "page":
-            send_file(self.header, file_of(record, "run.zarr.zip", Record.save), f"{name}.zarr.zip")
+        if message.get("what") != "page":  # what was measured must not be lost to a knob that has moved since
+            send_file(self.header, file_of(record.as_run, "run.zarr.zip", Record.save), f"{name}.zarr.zip")
             return
         self._say("The offline page is being written.")
 

@@ -61,9 +61,14 @@ def command(system: System) -> str:
     """Return the command line that makes this run, with the knobs that differ from their defaults."""
     moved = changed(system)
     own = [n for n, v in moved.items() if str(v).startswith(OWN_PICTURE)]
-    options = [f"--{n.replace('_', '-')} {shlex.quote(controls.spell(v))}" for n, v in moved.items() if n not in own]
+    options = [_option(n, controls.spell(v)) for n, v in moved.items() if n not in own]
     remark = [f"# {n}: a picture of your own has no spelling here; use the Python call" for n in own]
     return "\n".join([*remark, " ".join(["workbench run", system.key, *options, "--out run.zarr.zip"])])
+
+
+def _option(name: str, text: str) -> str:
+    """Return `--knob value`, or `--knob=value` where the value could be taken for an option of its own."""
+    return f"--{name.replace('_', '-')}{'=' if text.startswith('-') else ' '}{shlex.quote(text)}"
 
 
 def python(system: System) -> str:

@@ -12,9 +12,10 @@ import os
 import re
 import threading
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from platformdirs import user_data_path
 
@@ -32,7 +33,11 @@ _KEY = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class Kept:
-    """What the shelf says of a run without opening its record."""
+    """What the shelf says of a run without opening its record.
+
+    Attributes:
+        live: live knobs that had moved since the run, by their values: the record is the run itself, with all it measured.
+    """
 
     key: str
     name: str
@@ -40,6 +45,7 @@ class Kept:
     system: str
     kept: str
     size: int
+    live: dict[str, Any] = field(default_factory=dict)
 
 
 def folder() -> Path:
@@ -83,7 +89,7 @@ class Shelf:
             return None
 
     def keep(self, record: Record, name: str = "", note: str = "") -> Kept:
-        """Put a record on the shelf.
+        """Put a record on the shelf: the run as it ran, and beside it how far its live knobs have moved since.
 
         Raises:
             InputError: the shelf is full, or the record is too large; the sentence has the numbers.
@@ -96,7 +102,8 @@ class Shelf:
         except OSError as error:
             raise StorageError(f"Runs cannot be kept here: {error.strerror or error}. Set WORKBENCH_DATA to a folder.") from error
         key = new_key()
-        path = record.save(self._record(key))
+        run = record.as_run
+        path = run.save(self._record(key))
         size = path.stat().st_size
         if size > MAX_BYTES or _total(size) > MAX_TOTAL:
             path.unlink()
@@ -108,9 +115,9 @@ class Shelf:
             path.unlink()
             raise
         system = str(record.attrs.get("system"))
-        kept = Kept(
-            key, _line(name) or _name(record), note[:MAX_NOTE], system, datetime.now(UTC).isoformat(timespec="seconds"), size
-        )
+        ran, when = run.knobs, datetime.now(UTC).isoformat(timespec="seconds")
+        live = {n: v for n, v in record.knobs.items() if n not in ran or ran[n] != v}
+        kept = Kept(key, _line(name) or _name(record), note[:MAX_NOTE], system, when, size, live)
         self._write(kept)
         return kept
 

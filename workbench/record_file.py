@@ -49,6 +49,10 @@ def read_zip(data: bytes, name: str, max_bytes: int = MAX_UNPACKED_BYTES) -> dic
             _refuse_members([m.filename for m in members], name)
             if sum(m.file_size for m in members) > max_bytes:
                 raise RecordError(f"{name!r} unpacks to more than {max_bytes >> 20} MiB. Split it into smaller runs.")
+            if any(m.compress_type != zipfile.ZIP_STORED for m in members):
+                raise RecordError(
+                    f"{name!r} was packed again: its members are compressed by the zip file. Use the file that record.save() wrote."
+                )
             return {m.filename: archive.read(m) for m in members if not m.is_dir()}
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
         if isinstance(error, RecordError):
@@ -79,7 +83,7 @@ def refuse_unsafe(blobs: Mapping[str, bytes], name: str, max_bytes: int = MAX_UN
     for member in (m for m in blobs if m.rsplit("/", 1)[-1] == "zarr.json"):
         meta = _meta(blobs[member], member, name)
         if meta["node_type"] == "array":
-            total += _array_bytes(meta, member.removesuffix("zarr.json"), blobs, member, name)
+            total += _array_bytes(meta, member.removesuffix("zarr.json"), blobs, member, name, max_bytes)
         if total > max_bytes:
             raise RecordError(f"{name!r} unpacks to more than {max_bytes >> 20} MiB. Split it into smaller runs.")
 
@@ -90,10 +94,13 @@ def _meta(blob: bytes, member: str, name: str) -> dict[str, Any]:
         if len(blob) > MAX_META_BYTES:
             raise ValueError("too long")
         meta = json.loads(blob)
-        codecs = {str(c["name"]) for c in meta.get("codecs", [])}
+        listed = [str(c["name"]) for c in meta.get("codecs", [])]
+        codecs = set(listed)
         version, attributes = meta["zarr_format"], meta.get("attributes", {})
         if version == 3 and (meta["node_type"] not in {"array", "group"} or not isinstance(attributes, dict)):
             raise ValueError("neither array nor group")
+        if len(listed) > len(codecs):
+            raise ValueError("packed twice")  # only the outer size could be known before unpacking
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(f"{name!r} is damaged: {member} is not readable. Make the record again.") from error
     if version != 3 or codecs - SAFE_CODECS or meta.get("storage_transformers"):
@@ -104,7 +111,7 @@ def _meta(blob: bytes, member: str, name: str) -> dict[str, Any]:
     return meta
 
 
-def _array_bytes(meta: dict[str, Any], folder: str, blobs: Mapping[str, bytes], member: str, name: str) -> int:
+def _array_bytes(meta: dict[str, Any], folder: str, blobs: Mapping[str, bytes], member: str, name: str, max_bytes: int) -> int:
     """Return how many bytes an array takes once it is decoded; one that lies about it is refused."""
     try:
         shape, chunk = _dims(meta["shape"]), _dims(meta["chunk_grid"]["configuration"]["chunk_shape"])
@@ -125,7 +132,24 @@ def _array_bytes(meta: dict[str, Any], folder: str, blobs: Mapping[str, bytes], 
     most = math.prod(chunk) * item + 8  # a checksum may stand behind the data
     if not text and any(size > most for size in sizes):
         raise RecordError(f"{name!r}, member {member}: a chunk unpacks to more than its array holds. The file is damaged.")
+    if text and sum(sizes) <= max_bytes:
+        stored = [b for m, b in blobs.items() if m.startswith(f"{folder}c") and not m.endswith("zarr.json")]
+        if any(_texts_in(blob, packed) != math.prod(chunk) for blob in stored):
+            raise RecordError(
+                f"{name!r}, member {member}: a chunk holds another number of texts than it says. The file is damaged."
+            )
     return whole + math.prod(chunk) * item + (sum(sizes) if text else 0)
+
+
+def _texts_in(blob: bytes, packed: bool) -> int:
+    """Return how many texts a chunk says it holds; the decoder makes room for as many at once."""
+    from numcodecs import Zstd
+
+    try:
+        data = Zstd().decode(blob) if packed else blob
+    except (RuntimeError, ValueError):
+        return -1
+    return int.from_bytes(data[:4], "little") if len(data) >= 4 else -1
 
 
 def _dims(values: Any) -> list[int]:

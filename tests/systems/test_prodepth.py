@@ -413,3 +413,23 @@ def test_the_card_and_the_catalogue() -> None:
     assert systems.get("prodepth") is ProDepth
     assert "supervised by exact depth" in (Path(networks.FOLDER) / "README.md").read_text("utf-8")
     assert io.BytesIO(SHIPPED.read_bytes()).read(8)
+
+
+@pytest.mark.parametrize("scene", ["street", "motorcycle"])
+def test_what_stands_still_does_not_move(scene: str, tmp_path: Path) -> None:
+    """A car that stands is found by its depth like a wall: no movers to find, and no claim about them."""
+    record = wb.run("prodepth", scene=scene, object_speed=0.0, study=False, progress=False)
+    assert not record.column("maps", "moving_true").any()
+    assert "curve/movers" not in record
+    assert "Nothing moves" in views.get("depth_maps").describe(record)
+    moved = systems.get("prodepth")(scene=scene, object_speed=0.5, study=False).rederive(record)
+    assert moved.column("maps", "moving_true").any()
+    kept = Record.load(moved.save(tmp_path / "moved.zarr.zip"))
+    stopped = systems.get("prodepth")(scene=scene, object_speed=0.0, study=False).rederive(kept)
+    assert "Nothing moves" in views.get("movers_found").describe(stopped)
+    assert "movers found by U" not in stopped.column("meters", "meter")
+
+
+def test_a_range_of_depths_that_the_other_frame_never_shows_is_refused() -> None:
+    with pytest.raises(InputError, match=r"0\.05 to 0\.1 m, where it shows none"):
+        wb.run("prodepth", nearest=0.05, farthest=0.1, progress=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.errors import InputError, expected
 from workbench.record import Record
 from workbench.systems.geometry import classical, fusion, pairs, scores, volume
 from workbench.systems.geometry.pairs import Setting
@@ -61,6 +62,10 @@ def volume_of(setting: Setting, choice: Choice) -> Volume:
     """Return the pair's cost volume for the chosen depths, rounded to what eight-bit pictures can tell apart."""
     depths = volume.bins(choice.nearest, choice.farthest, choice.depth_bins, choice.binning)
     found = volume.sweep(setting.pair, depths, cost=choice.cost, patch=choice.patch)
+    if not found.valid.any():
+        wanted = "depths at which the other frame shows some pixel"
+        got = f"{choice.nearest:g} to {choice.farthest:g} m, where it shows none"
+        raise InputError(expected("nearest and farthest", wanted, got, then="Raise farthest, or lower the baseline"))
     return found._replace(cost=thrifty(found.cost, RESOLUTION))
 
 

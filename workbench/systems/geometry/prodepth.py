@@ -188,6 +188,10 @@ class ProDepth(System):
         found = analysis.doubted(joint, setting)
         judged = analysis.judge(found, setting)
         columns, labels = analysis.groups(found, setting, judged, facts)
+        if "curve/movers" in record and "curve/movers" not in columns:  # as saved; its picture stays, and says that nothing moves
+            columns["curve/movers"] = judged.lines
+            labels["curve/movers"] = {n: v for n, v in record.group_attrs("curve/movers").items() if not n.startswith("auc ")}
+            labels["curve/movers"] |= {f"auc {name}": float("nan") for name in judged.areas}
         provenance = "estimated" if facts["preview"] else "measured"
         meters = analysis.rows_of(record, lambda kind: kind != "quality") + analysis.quality(found, setting, judged, provenance)
         if knobs.scene == "motorcycle":
@@ -248,7 +252,11 @@ def networks_of(knobs: Any) -> Any:
 
 
 def setting_of(knobs: Any, *, speed: float | None = None, full_size: bool = False) -> pairs.Setting:
-    """Return the pair as the knobs have it, disturbed as they say; `speed` in place of the mover's own."""
+    """Return the pair as the knobs have it, disturbed as they say; `speed` in place of the mover's own.
+
+    What could move and stands still is no mover, but for a curve over speeds, which follows one thing through 0.
+    """
+    still = speed is None and knobs.object_speed == 0
     speed = float(knobs.object_speed if speed is None else speed)
     if knobs.scene == "pair":
         setting = _own(knobs)
@@ -256,6 +264,8 @@ def setting_of(knobs: Any, *, speed: float | None = None, full_size: bool = Fals
         setting = pairs.motorcycle(speed, full=full_size)
     else:
         setting = pairs.scene(knobs.scene, knobs.texture, knobs.seed, knobs.baseline, speed)
+    if still:
+        setting = setting._replace(moving=np.zeros_like(setting.moving))
     return pairs.disturbed(setting, knobs.pose_noise_deg, knobs.photometric_noise, knobs.seed)
 
 

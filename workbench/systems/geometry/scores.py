@@ -37,7 +37,12 @@ def bad_pixels(depth: np.ndarray, true: np.ndarray, focal_baseline: float, thres
 
 
 def roc(score: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return (false alarms, hits, area under the curve) of finding `truth` where `score` is high; equals share a threshold."""
+    """Return (false alarms, hits, area under the curve) of finding `truth` where `score` is high; equals share a threshold.
+
+    Where nothing is to be found, or nothing else, the area is NaN.
+    """
+    if not len(score):
+        return np.array([0.0, 1.0]), np.array([0.0, 1.0]), float("nan")
     order = np.argsort(-score)  # not a stable sort, which takes three times as long: only the last of equals counts
     sorted_score, found = score[order], truth[order].astype(float)
     last = np.flatnonzero(np.append(np.diff(sorted_score) != 0, True))
