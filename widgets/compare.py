@@ -10,7 +10,7 @@ import base64
 import binascii
 import logging
 import threading
-from functools import lru_cache, partial
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -386,7 +386,6 @@ def _row(kept: Kept) -> dict[str, Any]:
     }
 
 
-@lru_cache
 def _shipped() -> list[dict[str, Any]]:
     """Return the runs that the papers ship, as rows of the list."""
     rows = []

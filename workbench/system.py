@@ -311,8 +311,8 @@ class System(param.Parameterized):
         self.prepare()
         with kernels.used() as used:
             self.run(tape)
-        record = Record.from_columns(tape.columns(), self._attrs(used), tape.attrs)
-        return self.rederive(record)
+        measured = Record.from_columns(tape.columns(), self._attrs(used), tape.attrs)
+        return Record(self.rederive(measured).tree)  # with what follows from it: what a moved knob replaces comes back with it
 
     def rederive(self, record: Record) -> Record:
         """Return the record with `derive`'s groups recomputed for the present live knobs.
