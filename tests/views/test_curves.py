@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from typing import Any
 
 import numpy as np
@@ -115,6 +117,16 @@ def test_this_run_is_ringed_and_the_baseline_is_drawn(record: Record) -> None:
 def test_lower_is_better_turns_the_axis_so_that_up_is_better() -> None:
     layout = speed_quality.VIEW.spec(plane_record(2, 0.1, "lower"))["layout"]
     assert layout["yaxis"]["range"][0] > layout["yaxis"]["range"][1]
+
+
+def test_the_name_of_the_upright_axis_fits_beside_the_hero() -> None:
+    columns = meters(1.0)
+    columns["unit"] = np.array(["tokens/s", "x", "x", "held-out text, the limit in place <of 8>"])
+    record = Record.from_columns({"meters": columns}, run_attrs(0, {}))
+    (name,) = speed_quality.draw(record)["layout"]["annotations"]
+    lines = re.sub("</?b>", "", name["text"]).split("<br>")
+    assert html.unescape(" ".join(lines)).endswith(", held-out text, the limit in place <of 8> (higher is better)")
+    assert max(len(html.unescape(line)) for line in lines) <= 34
 
 
 def test_another_meter_can_be_chosen_and_a_wrong_one_names_the_nearest(record: Record) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -151,18 +152,26 @@ def draw(
         _range([p.speed for p in plane.points] + [1.0] * plane.relative, 0.25),
         _range([v for p in plane.points for v in (p.quality, p.low, p.high)], 0.3),
     )
-    direction = "lower is better" if plane.falling else "higher is better"
-    what = plane.quality.replace("_", " ")
+    upright = _axis_name(plane, wide=bool(title))
     broken = "<br>" if len(plane.versus) > 14 else " "  # beside the hero the plane is narrow: a long name takes a second line
     along = f"speed, as a multiple of{broken}{house.escape(plane.versus)}" if plane.relative else plane.speed.replace("_", " ")
     layout = {
         "xaxis": {"range": x, "title": {"text": along}, "ticksuffix": "x" if plane.relative else ""},
         "yaxis": {"range": y[::-1] if plane.falling else y, "nticks": 6},
-        "annotations": [note(f"<b>{what}</b>, {house.escape(plane.unit)} ({direction})", theme, x=0, y=1, anchor="left")],
-        "margin": {"t": 64 if title else 34},
+        "annotations": [note("<br>".join(upright), theme, x=0, y=1, anchor="left")],
+        "margin": {"t": 64 if title else 18 + 16 * len(upright)},
         "shapes": _plain_lines(plane, d),
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "speed_quality"))
+
+
+def _axis_name(plane: Plane, wide: bool) -> list[str]:
+    """Return the lines that name the upright axis: beside the hero the plane holds some 34 letters in a row."""
+    what, direction = plane.quality.replace("_", " "), "lower is better" if plane.falling else "higher is better"
+    words = f"{what}, {plane.unit} ({direction})"
+    lines = [words] if wide else textwrap.wrap(words, 34, break_long_words=False, break_on_hyphens=False)
+    first = house.escape(lines[0]).replace(house.escape(what), f"<b>{house.escape(what)}</b>", 1)
+    return [first, *map(house.escape, lines[1:])]
 
 
 def _range(values: list[float], pad: float) -> list[float]:
