@@ -224,6 +224,26 @@ def test_nobody_moving_leaves_matching_and_everybody_moving_the_single_frame() -
     np.testing.assert_allclose(back.max(0), cost.max(0), atol=1e-6)
 
 
+@pytest.mark.parametrize("sigma", [2.0, 20.0, 60.0])
+@pytest.mark.parametrize("product", ["masked", "everywhere"])
+def test_a_joined_volume_spans_what_the_raw_one_spans_whatever_the_two_laws_say(sigma: float, product: str) -> None:
+    """Laws that share no depth have a product of 0 everywhere, and the first candidate, the nearest, wins for no reason."""
+    setting = pairs.scene("street", "waves", 0, 0.4, 0.5)
+    choice = Choice(sigma=sigma, product=product, nearest=0.5)  # a first candidate that no pixel is near
+    swept = analysis.volume_of(setting, choice)
+    found = analysis.join(setting, choice, None, swept)
+    single, _, p_s = pairs.opinion(setting.true, sigma, swept.depths)
+    p_cv = fusion.min_max(fusion.matching_law(swept.cost))
+    u = found.maps["uncertainty"]
+    law, back = fusion.pcvm(swept.cost, p_cv, p_s, u, 0.6, everywhere=product == "everywhere")
+    np.testing.assert_allclose(back.max(0), swept.cost.max(0), rtol=1e-5)
+    np.testing.assert_allclose(back.min(0), swept.cost.min(0), atol=1e-6)
+    np.testing.assert_allclose(law.max(0)[(u >= 0.6) | (product == "everywhere")], 1, rtol=1e-6)
+    assert not (found.maps["depth_fused"] == swept.depths[0]).any()
+    nearest = np.abs(swept.depths[:, None, None] - single).argmin(0)
+    np.testing.assert_array_equal(fusion.pcvm(swept.cost, p_cv, p_s, np.ones_like(u), 0.6)[0].argmax(0), nearest)
+
+
 def test_a_gamma_above_one_changes_no_depth() -> None:
     cost, p_cv, p_s, _ = laws(1)
     u = np.random.default_rng(4).random((6, 7))

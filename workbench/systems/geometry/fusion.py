@@ -37,13 +37,15 @@ def matching_law(cost: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 
 def single_law(depths: np.ndarray, depth: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Return p_s before its min-max: a Gaussian around the single-frame depth, (D, h, w) fp32, up to its scale.
+    """Return p_s before its min-max: a Gaussian around the single-frame depth, (D, h, w) fp32, 1 at the nearest candidate.
 
-    The factor 1 / sigma is left out: the min-max that follows would cancel it.
+    The factor 1 / sigma is left out: the min-max that follows would cancel it. Scaled to its greatest value before the
+    exponential, or a narrow law between two candidates would be 0 at all of them and name no depth.
     """
     away = depths[:, None, None] - depth.astype(np.float32)
     away *= 1 / sigma.astype(np.float32)
     away *= away
+    away -= away.min(0)
     away *= np.float32(-0.5)
     return np.exp(away, out=away)
 
@@ -67,16 +69,18 @@ def dynamic_probability(
 
 
 def fuse(p_cv: np.ndarray, p_s: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Return p_cv^(1-U) p_s^U, elementwise; 0^0 is 1."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        part = np.where(u < 1, (1 - u) * np.log(p_cv), 0) + np.where(u > 0, u * np.log(p_s), 0)
-    return np.exp(part)
+    """Return p_cv^(1-U) p_s^U, elementwise, of laws no smaller than `EPSILON`.
+
+    After its min-max either law is 0 somewhere. Without the floor one opinion's 0 would veto the other's best depth, and where
+    they share none the product names no depth at all.
+    """
+    return np.exp((1 - u) * np.log(np.maximum(p_cv, EPSILON)) + u * np.log(np.maximum(p_s, EPSILON)))
 
 
 def pcvm(
     cost: np.ndarray, p_cv: np.ndarray, p_s: np.ndarray, u: np.ndarray, gamma: float, *, everywhere: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (P, C'), both (D, h, w): the fused law and the cost volume that it stands for.
+    """Return (P, C'), both (D, h, w): the fused law, scaled to 1 at its peak, and the cost volume that it stands for.
 
     Args:
         cost: raw. p_cv, p_s: in [0, 1] over depths, after min-max. u: (h, w).
@@ -86,7 +90,9 @@ def pcvm(
     """
     where = np.ones(u.shape, bool) if everywhere else u >= gamma
     law = p_cv.copy()
-    law[:, where] = fuse(p_cv[:, where], p_s[:, where], u[where].astype(np.float32))
+    product = fuse(p_cv[:, where], p_s[:, where], u[where].astype(np.float32))
+    product *= 1 / product.max(0, initial=EPSILON)  # small where the two hardly meet: C' must span what C spans
+    law[:, where] = product
     low, high = cost.min(0), cost.max(0)
     top = law.max(0)
     back = top - law
