@@ -232,7 +232,7 @@ def test_a_joined_volume_spans_what_the_raw_one_spans_whatever_the_two_laws_say(
     choice = Choice(sigma=sigma, product=product, nearest=0.5)  # a first candidate that no pixel is near
     swept = analysis.volume_of(setting, choice)
     found = analysis.join(setting, choice, None, swept)
-    single, _, p_s = pairs.opinion(setting.true, sigma, swept.depths)
+    single, _, p_s = pairs.opinion(setting, sigma, swept.depths)
     p_cv = fusion.min_max(fusion.matching_law(swept.cost))
     u = found.maps["uncertainty"]
     law, back = fusion.pcvm(swept.cost, p_cv, p_s, u, 0.6, everywhere=product == "everywhere")

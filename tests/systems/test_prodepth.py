@@ -230,6 +230,10 @@ def test_every_pixel_of_the_motorcycle(tmp_path: Path) -> None:
     found = system.record(tape)
     assert found["maps"].sizes == {"y": 500, "x": 741}
     assert len(set(phases)) > 8  # progress is told
+    true = pairs.motorcycle(0.5, full=True).true
+    known = np.isfinite(true)
+    said, _ = pairs.teacher(true, 20.0)  # one wave of bias over the whole picture, not one a band
+    np.testing.assert_allclose(found.column("maps", "depth_single")[known], said[known], rtol=1e-5)
     bad = found.meter("bad-2.0, still")
     assert bad["value"] < min(0.5, bad["baseline"] + 0.005)
     assert found.meter("error, moving")["value"] < 0.15 < found.meter("error, moving")["baseline"]

@@ -89,7 +89,7 @@ def join(setting: Setting, choice: Choice, networks: Any = None, swept: Volume |
     seen = volume_of(setting, choice) if swept is None else swept
     raw = fusion.cheapest(seen.cost, seen.valid, seen.depths)
     if networks is None:
-        single, sigma, p_s = pairs.opinion(setting.true, choice.sigma, seen.depths)
+        single, sigma, p_s = pairs.opinion(setting, choice.sigma, seen.depths)
         other = coherent(raw, choice.coherence)
     else:
         own = networks_volume(setting)

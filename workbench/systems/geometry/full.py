@@ -34,7 +34,8 @@ def band(setting: Setting, first: int, last: int) -> Setting:
     k = up @ k
     rotation = np.linalg.inv(k) @ (up @ h @ np.linalg.inv(up)) @ k
     cut = pair._replace(target=pair.target[first:last], source=pair.source[first:last], intrinsics=k, rotation=rotation)
-    return setting._replace(pair=cut, true=setting.true[first:last], moving=setting.moving[first:last], offset=None)
+    true, moving, whole = setting.true[first:last], setting.moving[first:last], (first, len(setting.true))
+    return setting._replace(pair=cut, true=true, moving=moving, offset=None, whole=whole)
 
 
 def analyse(setting: Setting, choice: Choice, tape: NullTape) -> Whole:

@@ -31,6 +31,7 @@ class Setting(NamedTuple):
         pair: with the pose that the method is told. true: (h, w) m, NaN unknown. moving: (h, w) bool.
         focal_baseline: f B, px m: depth times disparity. baseline: m. pasted: the mover is a pasted patch.
         offset: px that a rectified pair's disparity lacks, z = f B / (disparity + offset); None where the camera moves freely.
+        whole: (rows above, rows in all) where this is a band of a larger picture.
     """
 
     pair: Pair
@@ -40,6 +41,7 @@ class Setting(NamedTuple):
     baseline: float
     pasted: bool = False
     offset: float | None = None
+    whole: tuple[int, int] | None = None
 
 
 @lru_cache(maxsize=4)
@@ -194,33 +196,37 @@ def disturbed(setting: Setting, pose_noise_deg: float, photometric_noise: float,
     return setting._replace(pair=pair)
 
 
-def opinion(true: np.ndarray, sigma: float, depths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def opinion(setting: Setting, sigma: float, depths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (depth, sigma), both (h, w) m, of the simulated teacher and its law over depths after min-max, (D, h, w).
 
     The last ones of a slider's size are kept: neither the mover's speed nor the fusion's knobs change what one frame says.
     """
+    true = setting.true
     say = _opinion if true.size <= HEIGHT * WIDTH else _opinion.__wrapped__
-    return say(true.tobytes(), true.shape, sigma, depths.tobytes())
+    return say(true.tobytes(), true.shape, setting.whole, sigma, depths.tobytes())
 
 
 @lru_cache(maxsize=4)
-def _opinion(true: bytes, shape: tuple[int, int], sigma: float, depths: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _opinion(
+    true: bytes, shape: tuple[int, int], whole: tuple[int, int] | None, sigma: float, depths: bytes
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     from workbench.systems.geometry import fusion
 
-    depth, spread = teacher(np.frombuffer(true, np.float32).reshape(shape), sigma)
+    depth, spread = teacher(np.frombuffer(true, np.float32).reshape(shape), sigma, whole)
     return depth, spread, fusion.min_max(fusion.single_law(np.frombuffer(depths, np.float32), depth, spread))
 
 
-def teacher(true: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+def teacher(true: np.ndarray, sigma: float, whole: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return (depth, sigma), both (h, w) m, of the *simulated* single-frame teacher: the truth with a smooth bias of 12 %.
 
     Args:
         true: m; unknown pixels take the nearest known depth. sigma: hundredths of the depth (20 is a fifth).
+        whole: (rows above, rows in all) of a band: the bias is one wave over the whole picture.
     """
     filled = nearest_known(true)
-    height, width = true.shape
-    y, x = np.mgrid[0:height, 0:width]
-    biased = filled * (1 + 0.12 * np.sin(2 * np.pi * (2 * x / width + 1.6 * y / height)))
+    above, height = whole or (0, true.shape[0])
+    y, x = np.ogrid[above : above + true.shape[0], : true.shape[1]]
+    biased = filled * (1 + 0.12 * np.sin(2 * np.pi * (2 * x / true.shape[1] + 1.6 * y / height)))
     return biased.astype(np.float32), (sigma / 100 * biased).astype(np.float32)
 
 
