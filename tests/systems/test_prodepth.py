@@ -215,6 +215,25 @@ def test_the_classical_matcher_stands_beside_ours_on_the_real_pair() -> None:
     assert "classical, semi-global" in found.text("error_split")
 
 
+def test_the_small_motorcycle_keeps_the_truth_of_blocks_that_are_half_known() -> None:
+    true = np.array([[1, 1, 9, np.nan], [1, 8, np.nan, np.nan], [2, 2, 3, np.nan], [2, 2, np.nan, 3]], np.float32)
+    np.testing.assert_array_equal(pairs.known_blocks(true, 2), np.array([[1, np.nan], [2, 3]], np.float32))
+    assert np.isfinite(pairs.motorcycle().true).mean() > 0.95
+
+
+def test_all_methods_are_judged_on_the_same_pixels() -> None:
+    setting = pairs.motorcycle(0.5)
+    found = analysis.analyse(setting, Choice(nearest=1.8, farthest=6.0))
+    errors = analysis.table(found, setting)
+    assert ("semi-global", "all") in errors
+    for part in ("still", "moving", "all"):
+        assert len({e["pixels"] for (_, p), e in errors.items() if p == part}) == 1
+    common = np.isfinite(found.maps["depth_classical"]) & np.isfinite(found.maps["depth_multi"]) & np.isfinite(setting.true)
+    assert errors["single", "all"]["pixels"] == common.sum() < np.isfinite(setting.true).sum()
+    off = np.abs(found.maps["depth_single"] - setting.true)[common] / setting.true[common]
+    np.testing.assert_allclose(errors["single", "all"]["abs_rel"], off.mean(), rtol=1e-5)
+
+
 def test_bands_of_the_whole_picture_are_the_whole_picture() -> None:
     setting = pairs.motorcycle(0.5, full=True)
     part = full.band(setting, 200, 330)

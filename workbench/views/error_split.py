@@ -72,7 +72,14 @@ def caption(record: Record) -> str:
         text += f" Joining takes the moving part from {moving['multi']:.0%} to {moving['fused']:.0%}"
         change = still["fused"] - still["multi"] if "fused" in still else 0.0
         text += f" and {'lowers' if change < 0 else 'raises'} the still part by {abs(change):.1%} of the depth."
-    return text
+    return text + judged(record)
+
+
+def judged(record: Record) -> str:
+    """Return on how many pixels everybody is judged, as a sentence of its own; nothing where a record does not say."""
+    part = columns(record, GROUP, "x")[0]
+    pixels = optional(record, GROUP, "pixels", np.nan)[part == PARTS.index("all")]
+    return f" Judged on the {int(pixels[0]):,} pixels whose depth is known and found by all." if np.ptp(pixels) == 0 else ""
 
 
 def say(record: Record) -> str:
@@ -94,7 +101,7 @@ VIEW = View(
         "Bars are mean absolute relative errors of depth on a logarithmic scale: lower is better. Matching alone takes the cheapest candidate; the "
         "single frame looks only; ManyDepth's mask swaps in the single frame where the two differ by a factor of two; joined is ProDepth; semi-global is a "
         "classical matcher of the OpenCV library, for rectified pairs. "
-        "The parts come from the scene's exact labels."
+        "The parts come from the scene's exact labels; all are judged on the same pixels."
     ),
     draw=draw,
     say=say,

@@ -174,11 +174,12 @@ def parts_of(setting: Setting) -> dict[str, np.ndarray]:
 
 
 def table(found: Found, setting: Setting, fused_only: bool = False) -> dict[tuple[str, str], dict[str, float]]:
-    """Return errors by (method, part)."""
-    names = {"fused": "depth_fused"} if fused_only else dict(DEPTHS)
-    names |= {} if fused_only else {method: name for method, name in SOMETIMES.items() if name in found.maps}
+    """Return errors by (method, part), all methods on the pixels for which each of them has a depth."""
+    names = {method: name for method, name in (DEPTHS | SOMETIMES).items() if name in found.maps}
+    answered = np.logical_and.reduce([np.isfinite(found.maps[name]) for name in names.values()])
+    names = {"fused": names["fused"]} if fused_only else names
     return {
-        (method, part): scores.errors(found.maps[name], setting.true, where)
+        (method, part): scores.errors(found.maps[name], setting.true, where & answered)
         for method, name in names.items()
         for part, where in parts_of(setting).items()
     }

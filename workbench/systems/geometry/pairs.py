@@ -105,6 +105,21 @@ def blocks(image: np.ndarray, scale: int) -> np.ndarray:
     return cut.reshape(height, scale, width, scale, *image.shape[2:]).mean((1, 3))
 
 
+def known_blocks(depth: np.ndarray, scale: int) -> np.ndarray:
+    """Return the median of the known depths of scale x scale pixels, NaN where fewer than half are known.
+
+    A mean would put the edge of a thing between it and what stands behind, and one unknown pixel would take all of them with it.
+    """
+    height, width = (n // scale for n in depth.shape)
+    parts = (
+        depth[: height * scale, : width * scale].reshape(height, scale, width, scale).swapaxes(1, 2).reshape(height, width, -1)
+    )
+    enough = np.isfinite(parts).mean(-1) >= 0.5
+    out = np.full((height, width), np.nan, depth.dtype)
+    out[enough] = np.nanmedian(parts[enough], -1)
+    return out
+
+
 def motorcycle(speed: float = 0.0, *, full: bool = False, paste: bool = True) -> Setting:
     """Return the real pair, with a patch of the left image as a board that goes `speed` baselines along.
 
@@ -120,7 +135,8 @@ def motorcycle(speed: float = 0.0, *, full: bool = False, paste: bool = True) ->
     scale, (row, column, other) = (1, (0, 0, 0)) if full else (4, MOTO_WINDOW)
     if not full:
         size = (HEIGHT * scale, WIDTH * scale)
-        left, true = (blocks(a[row : row + size[0], column : column + size[1]], scale) for a in (left, true))
+        left, true = (a[row : row + size[0], column : column + size[1]] for a in (left, true))
+        left, true = blocks(left, scale), known_blocks(true, scale)
         right = blocks(right[row : row + size[0], other : other + size[1]], scale)
     k, k_right = _camera(scale, column, row, 0.0), _camera(scale, other, row, MOTO_SHIFT)
     pair = Pair(left, right, k, np.linalg.inv(k) @ k_right, np.array([-MOTO_BASELINE, 0, 0]))
