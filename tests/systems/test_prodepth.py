@@ -19,6 +19,7 @@ from workbench.systems.geometry import analysis, classical, full, fusion, networ
 from workbench.systems.geometry.analysis import Choice
 from workbench.systems.geometry.prodepth import LIVE, ProDepth
 from workbench.tape import NullTape
+from workbench.views import depth_maps
 
 SHIPPED = Path(networks.FOLDER) / "networks.safetensors"
 
@@ -356,6 +357,20 @@ def test_a_run_with_trained_networks_says_so_and_has_a_decoder() -> None:
     assert "trained on ray-cast scenes" in found.text("depth_maps")
     assert "decoder" in set(found.column("curve/errors", "curve"))
     assert np.isfinite(found.column("maps", "depth_network")).all()
+
+
+def test_the_picture_says_when_no_pixel_is_distrusted_and_its_errors_are_those_of_the_meters(record: Record) -> None:
+    plain = views.get("depth_maps")
+    assert "reaches gamma" not in plain.describe(record)
+    for gamma in (0.6, 1.01):
+        found = ProDepth(gamma=gamma).rederive(record)
+        errors = dict(
+            zip(found.column("curve/errors", "curve"), found.column("curve/errors", "y").astype(float))
+        )  # of "all", the last
+        np.testing.assert_allclose(depth_maps.error_of(found, "depth_single"), errors["single"], rtol=1e-6)
+        np.testing.assert_allclose(depth_maps.error_of(found, "depth_fused"), errors["fused"], rtol=1e-6)
+    assert "so the joined depth is matching's" in plain.describe(found)
+    np.testing.assert_array_equal(found.column("maps", "depth_fused"), found.column("maps", "depth_multi"))
 
 
 # ---- a reader's own pair ---------------------------------------------------------------------------------------------

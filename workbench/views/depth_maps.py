@@ -25,14 +25,30 @@ FRAMES = (("image", "this frame"), ("image/source", "the other frame"))
 SIDES, ROWS = ((0.0, 0.492), (0.508, 1.0)), ((0.735, 0.965), (0.42, 0.65), (0.105, 0.335))
 
 
+def judged(record: Record) -> np.ndarray | None:
+    """Return which pixels are judged: those whose truth is known and for which every opinion has a depth; None without truth."""
+    if not has(record, "maps", "depth_true"):
+        return None
+    names = [n for n in record.variables("maps") if n.startswith("depth_")]
+    return np.logical_and.reduce([np.isfinite(record.column("maps", n)) for n in names])
+
+
 def error_of(record: Record, name: str, where: np.ndarray | None = None) -> float:
     """Return AbsRel of a depth map (NaN where nothing can be judged)."""
-    if not has(record, "maps", "depth_true"):
+    known = judged(record)
+    if known is None:
         return float("nan")
-    depth, true = record.column("maps", name), record.column("maps", "depth_true")
-    known = np.isfinite(depth) & np.isfinite(true)
     known = known if where is None else known & where
-    return float(np.mean(np.abs(depth[known] - true[known]) / true[known])) if known.any() else float("nan")
+    depth, true = record.column("maps", name)[known], record.column("maps", "depth_true")[known]
+    return float(np.mean(np.abs(depth - true) / true)) if known.any() else float("nan")
+
+
+def unjoined(record: Record) -> bool:
+    """Return whether no pixel is distrusted enough for the single frame to be heard."""
+    attrs = record.group_attrs("maps")
+    if "gamma" not in attrs or attrs.get("product") == "everywhere" or not has(record, "maps", "uncertainty"):
+        return False
+    return not (record.column("maps", "uncertainty") >= attrs["gamma"]).any()
 
 
 def _known(record: Record) -> list[tuple[str, str, str]]:
@@ -96,6 +112,10 @@ def caption(record: Record, *, selected: int | None = None) -> str:
     if moving is None or not moving.any():
         return f"Nothing moves: matching alone is off by {error_of(record, 'depth_multi'):.1%} on average." + tail
     multi, single, fused = (error_of(record, f"depth_{n}", moving) for n in ("multi", "single", "fused"))
+    if unjoined(record):
+        highest = float(record.column("maps", "uncertainty").max())
+        gamma = record.group_attrs("maps")["gamma"]
+        tail = f" No pixel's U reaches gamma ({highest:.2f} < {gamma:g}), so the joined depth is matching's.{tail}"
     still = error_of(record, "depth_fused", ~moving)
     first = f"On what moves, matching alone is off by {multi:.0%}, one frame by {single:.0%}, both joined by {fused:.0%}"
     return f"{first}; where all stands still the joined depth is off by {still:.1%}.{tail}"
