@@ -23,7 +23,7 @@ from workbench.data import scenes
 from workbench.meters import interleaved
 from workbench.record import Record
 from workbench.system import device_name
-from workbench.systems.geometry import analysis, classical, fusion, pairs, scores, studies, volume
+from workbench.systems.geometry import analysis, classical, fusion, pairs, prodepth, scores, studies, volume
 from workbench.systems.geometry import full as whole
 from workbench.systems.geometry.analysis import Choice
 from workbench.systems.geometry.prodepth import LIVE, ProDepth
@@ -87,9 +87,13 @@ def knobs() -> None:
 
 
 def _moves(record: Record, name: str, ends: list[Any]) -> str:
+    """Return milliseconds of moves to and fro, none of which finds what an earlier one left."""
     system, times = ProDepth(), []
     for i in range(11):
         system.set(**{name: ends[i % 2]})
+        prodepth._joined.cache_clear()
+        if name in prodepth.MATCHED:  # the others keep the pair's volume, as on a page
+            prodepth._kept.cache_clear()
         start = time.perf_counter()
         system.rederive(record)
         times.append((time.perf_counter() - start) * 1e3)

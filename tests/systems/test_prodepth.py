@@ -359,6 +359,18 @@ def test_a_run_with_trained_networks_says_so_and_has_a_decoder() -> None:
     assert np.isfinite(found.column("maps", "depth_network")).all()
 
 
+def test_the_speed_meters_follow_the_number_of_depths(record: Record) -> None:
+    before, after = record, ProDepth(depth_bins=16).rederive(record)
+    for name, provenance in (("time of a volume", "estimated"), ("operations", "predicted")):
+        then, now = before.meter(name), after.meter(name)
+        np.testing.assert_allclose(now["value"], then["value"] / 4, rtol=1e-6)
+        assert now["provenance"] == provenance
+    again = ProDepth(gamma=0.2).rederive(record)
+    for name, other in (("voxel samples", after), ("time of a volume", again)):
+        assert str(other.meter(name)) == str(before.meter(name))  # NaN, too
+    assert before.meter("time of a volume")["provenance"] == "measured"
+
+
 def test_the_picture_says_when_no_pixel_is_distrusted_and_its_errors_are_those_of_the_meters(record: Record) -> None:
     plain = views.get("depth_maps")
     assert "reaches gamma" not in plain.describe(record)

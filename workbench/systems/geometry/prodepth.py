@@ -193,7 +193,9 @@ class ProDepth(System):
             labels["curve/movers"] = {n: v for n, v in record.group_attrs("curve/movers").items() if not n.startswith("auc ")}
             labels["curve/movers"] |= {f"auc {name}": float("nan") for name in judged.areas}
         provenance = "estimated" if facts["preview"] else "measured"
-        meters = analysis.rows_of(record, lambda kind: kind != "quality") + analysis.quality(found, setting, judged, provenance)
+        measured = analysis.rows_of(record, lambda kind: kind != "quality")
+        speed = measured if facts["preview"] else studies.speed_at(measured, self.depth_bins, *setting.true.shape)
+        meters = speed + analysis.quality(found, setting, judged, provenance)
         if knobs.scene == "motorcycle":
             meters += analysis.bad(found, setting, 0.5, provenance)
         columns["meters"] = analysis.columns_of(meters)

@@ -21,8 +21,10 @@ ABSREL = "mean absolute relative error"
 
 
 def flops(depths: int, height: int, width: int, channels: int) -> float:
-    """Return the sweep's predicted operations: D h w (7 C + 20)."""
-    return float(depths * height * width * (7 * channels + 20))
+    """Return the sweep's predicted operations, by the kernel's own count: a sample's place, then four taps and a difference a channel."""
+    from workbench.kernels.plane_sweep import SPEC
+
+    return SPEC.flops(C=channels, h=height, w=width, D=depths)
 
 
 def grid_sampled(pair: volume.Pair, depths: np.ndarray) -> Any:
@@ -69,6 +71,23 @@ def speed(setting: Setting, choice: Choice, tape: NullTape, own: float | None = 
         meter("time of a volume", found, "ms", "speed", "lower", base, versus, samples=count),
         meter("operations", predicted / 1e6, "MFLOP", "cost", "lower", float("nan"), "", provenance="predicted"),
     ]
+
+
+def speed_at(measured: list[dict[str, Any]], depths: int, height: int, width: int) -> list[dict[str, Any]]:
+    """Return the speed meters for another number of depth candidates: operations counted anew, times from the measured rates."""
+    before = {row["meter"]: row for row in measured}
+    operations = flops(depths, height, width, 3) / 1e6
+    if operations == before["operations"]["value"]:
+        return measured
+    rate, took = before["voxel samples"], before["time of a volume"]
+    samples = depths * height * width / 1e3
+    took = took | {
+        "value": samples / rate["value"],
+        "baseline": samples / rate["baseline"],
+        "provenance": "estimated",
+        "samples": 0,
+    }
+    return [rate, took, before["operations"] | {"value": operations}]
 
 
 def sweeps(
