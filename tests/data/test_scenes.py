@@ -130,3 +130,8 @@ def test_errors_name_what_is_there() -> None:
         scenes.picture(np.random.default_rng(0), "brik")
     with pytest.raises(InputError, match="focal length"):
         scenes.camera(4, 4, 0.0)
+
+
+def test_a_shape_that_nobody_can_draw_is_an_error() -> None:
+    with pytest.raises(UnknownNameError, match="sphere"):
+        scenes.Thing("spher", np.zeros(3), np.ones(3), scenes.preset("street").things[0].texture, 1)

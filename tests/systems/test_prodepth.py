@@ -393,6 +393,14 @@ def own_pair() -> tuple[np.ndarray, np.ndarray]:
     return setting.pair.target, setting.pair.source
 
 
+def test_cutting_the_edges_of_an_own_pair_moves_no_camera() -> None:
+    """A pixel of the middle looks straight on, also where the picture lost its last rows and columns."""
+    picture = np.random.default_rng(0).random((233, 497, 3), np.float32)
+    pair = pairs.own(picture, picture, 700.0, 0.2).pair
+    assert pair.target.shape[:2] == (48, 112)  # every fourth, then cut to multiples of 16
+    np.testing.assert_allclose(pair.intrinsics[:2, 2], [(497 / 4 - 1) / 2, (233 / 4 - 1) / 2])
+
+
 def test_an_own_pair_runs_and_comes_back_from_its_record(tmp_path: Path) -> None:
     left, right = own_pair()
     system = ProDepth(

@@ -19,6 +19,7 @@ import numpy as np
 
 from workbench.errors import InputError, expected, unknown
 
+SHAPES = ("plane", "box", "sphere")
 LABELS = ("ground", "wall", "box", "sphere", "thing that moves")
 PHOTOGRAPHS = ("brick", "gravel", "grass", "astronaut")
 #: Standard deviation, in pixels, of the low-pass that every texture passes: a pixel sees a small neighbourhood, not a point.
@@ -127,6 +128,8 @@ class Thing:
         shape: "plane", "box" or "sphere". center: (3,) m, a point of the plane. size: (3,) m, a plane's outer normal, a box's
             half edges, a sphere's radius three times. turn: (3, 3), the thing's axes in the world. velocity: (3,) m per frame.
         label: index into `LABELS`.
+    Raises:
+        UnknownNameError: another shape.
     """
 
     shape: str
@@ -136,6 +139,10 @@ class Thing:
     label: int
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(3))
     turn: np.ndarray = field(default_factory=lambda: np.eye(3))
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise unknown("shape", self.shape, SHAPES)
 
     def at(self, time: float) -> np.ndarray:
         """Return the centre at a time, in frames."""

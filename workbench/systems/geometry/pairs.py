@@ -185,12 +185,13 @@ def own(left: np.ndarray, right: np.ndarray, focal: float, baseline: float) -> S
         sizes = " and ".join(f"{i.shape[1]} x {i.shape[0]}" for i in (left, right))
         raise InputError(expected("left and right", "two pictures of one size", sizes, then="Crop both alike"))
     scale = max(1, math.ceil(max(left.shape[1] / WIDTH, left.shape[0] / (2 * HEIGHT))))
+    middle = [(n / scale - 1) / 2 for n in left.shape[1::-1]]  # of the picture as given: cutting its edges moves no camera
     left, right = (blocks(np.asarray(i, np.float32), scale) for i in (left, right))
     height, width = (n - n % 16 for n in left.shape[:2])
     if min(height, width) < 32:
         raise InputError(expected("pair", "pictures of at least 32 x 32 pixels", f"{left.shape[1]} x {left.shape[0]}"))
     left, right = left[:height, :width], right[:height, :width]
-    k = np.array([[focal / scale, 0, (width - 1) / 2], [0, focal / scale, (height - 1) / 2], [0, 0, 1]])
+    k = np.array([[focal / scale, 0, middle[0]], [0, focal / scale, middle[1]], [0, 0, 1]])
     pair = Pair(left, right, k, np.eye(3), np.array([-float(baseline), 0, 0]))
     nothing = np.full((height, width), np.nan, np.float32)
     return Setting(pair, nothing, np.zeros((height, width), bool), k[0, 0] * baseline, float(baseline), offset=0.0)
