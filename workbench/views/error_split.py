@@ -40,6 +40,12 @@ def values(record: Record) -> dict[str, np.ndarray]:
     return {n: curves[n][1] for n in curves.names}
 
 
+def _words(record: Record, name: str) -> str:
+    """Return what a method is called; a simulated opinion says so in every picture."""
+    simulated = name == "single" and record.group_attrs(GROUP).get("teacher") == "simulated"
+    return WORDS.get(name, name) + (" (simulated)" if simulated else "")
+
+
 def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     """Return one bar a method and part, on a logarithmic scale of the error."""
     d, data = house.design(theme), []
@@ -47,10 +53,10 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
         meaning = MEANING.get(name, "context")
         shown = [float(v) if np.isfinite(v) else None for v in y]
         data.append({
-            "type": "bar", "name": WORDS.get(name, name), "x": list(PARTS), "y": shown, "text": [f"{v:.1%}" if v is not None else "" for v in shown],
+            "type": "bar", "name": _words(record, name), "x": list(PARTS), "y": shown, "text": [f"{v:.1%}" if v is not None else "" for v in shown],
             "textposition": "outside", "textfont": {"size": 11, "color": d.text}, "cliponaxis": False,
             "marker": {"color": d.fill(meaning, 0.85), "line": {"color": d.line(meaning), "width": 1}, "pattern": {"shape": PATTERN.get(name, "")}},
-            "hovertemplate": f"{house.escape(WORDS.get(name, name))}, %{{x}}: %{{y:.3f}}<extra></extra>",
+            "hovertemplate": f"{house.escape(_words(record, name))}, %{{x}}: %{{y:.3f}}<extra></extra>",
         })  # fmt: skip
     layout = {
         "height": 330, "showlegend": True, "barmode": "group", "bargap": 0.22, "bargroupgap": 0.06,
@@ -67,7 +73,7 @@ def caption(record: Record) -> str:
     if not everything:
         return "Nobody knows the true depth of this pair, so nothing can be judged."
     best = min(everything, key=lambda n: everything[n])
-    text = f"Over all pixels “{WORDS.get(best, best)}” is nearest to the truth: {everything[best]:.1%}."
+    text = f"Over all pixels “{_words(record, best)}” is nearest to the truth: {everything[best]:.1%}."
     if moving and "multi" in moving and "fused" in moving:
         text += f" Joining takes the moving part from {moving['multi']:.0%} to {moving['fused']:.0%}"
         change = still["fused"] - still["multi"] if "fused" in still else 0.0
@@ -87,7 +93,7 @@ def say(record: Record) -> str:
     names, delta = texts(record, GROUP, "curve"), optional(record, GROUP, "delta", np.nan)
     part, y = columns(record, GROUP, "x", "y")
     rows = [
-        [WORDS.get(n, n), PARTS[int(p)], f"{v:.4f}" if v == v else "–", f"{s:.3f}" if s == s else "–"]
+        [_words(record, n), PARTS[int(p)], f"{v:.4f}" if v == v else "–", f"{s:.3f}" if s == s else "–"]
         for n, p, v, s in zip(names, part, y, delta, strict=True)
     ]
     return caption(record) + "\n\n" + table(["depth", "part", "AbsRel", "delta < 1.25"], rows)
