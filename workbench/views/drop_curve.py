@@ -70,7 +70,7 @@ def say(record: Record) -> str:
     """Return the sentence and the curves."""
     curves = Curves(record, GROUP)
     rows = [
-        [name, f"{x:.0f}", f"{y:.1%}", f"{low:.1%} to {high:.1%}"]
+        [name, f"{x:.0f}", f"{y:.1%}", f"{low:.1%} to {high:.1%}" if low == low else ""]
         for name in curves.names
         for x, y, low, high in zip(*curves[name])
     ]
@@ -82,7 +82,7 @@ VIEW = View(
     groups=(GROUP, "routing"),
     question="Where in the text are choices dropped?",
     reading=(
-        "Left to right the position in a text, up the share of its choices that found their expert full, over all layers; bands are 95 % intervals. In token order the first tokens always find a "
+        "Left to right the position in a text, up the share of its choices that found their expert full, over all layers; bands are 95 % intervals over texts. In token order the first tokens always find a "
         "slot and the last pay; a random order is flat; by weight, the unsure tokens pay instead of the late ones. Blue: kinds of text that the model was trained on; "
         "orange, dashed: kinds it never saw."
     ),

@@ -42,7 +42,7 @@ from workbench.tape import NullTape, Tape
 KINDS = domains.DOMAINS + domains.OUTSIDE
 CORPORA: dict[str, tuple[str, ...]] = {"all kinds": KINDS, "learnt kinds": domains.DOMAINS, **{k: (k,) for k in KINDS}}
 OWN = "your text"
-RANKS = 8  # candidates of a token that a record keeps; top_k can be moved up to as many
+RANKS = 8  # candidates of a token that a record keeps, or as many as the model chooses; top_k can be moved up to as many
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def choose(probability: np.ndarray, candidate: np.ndarray, top_k: int, rule: str
 
 
 _START: dict[str, Any] = {
-    "model": "moe-8", "text": "", "corpus": "all kinds", "capacity_factor": 1.25, "top_k": 2, "order": "token", "group_size": 1,
+    "model": "moe-8", "text": "", "corpus": "all kinds", "capacity_factor": 1.25, "top_k": None, "order": "token", "group_size": 1,
 }  # fmt: skip
 _PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -136,7 +136,10 @@ class OpenMoE(System):
         param.Selector, "token", objects=["token", "random", "priority"], live=True,
         doc="Who is served first: the earlier token, a random one, or the one with the larger weight.",
     )  # fmt: skip
-    top_k = knob(param.Integer, 2, bounds=(1, RANKS), live=True, symbol="K", unit="experts", doc="Experts of each token.")
+    top_k = knob(
+        param.Integer, None, allow_None=True, bounds=(1, RANKS), live=True, symbol="K", unit="experts",
+        doc="Experts of each token; auto: as many as the model's own router chooses.",
+    )  # fmt: skip
     group_size = knob(
         param.Integer,
         1,
@@ -156,10 +159,8 @@ class OpenMoE(System):
         self._texts = self._read()
         probe = router.capture(self._loaded.model, self._texts.ids[0, :64])
         self._rule, self._model_k, self._experts = probe.rule, probe.top_k, probe.experts
-        if self.top_k > probe.experts:
-            raise InputError(expected("top_k", f"1 to {probe.experts} (the model's experts)", self.top_k))
-        if probe.rule == "own" and self.top_k != probe.top_k:
-            raise InputError(expected("top_k", f"{probe.top_k}: this router chooses by a rule of its own", self.top_k))
+        self._k = self.top_k or probe.top_k
+        report.refuse({"top_k": self._k, "experts": probe.experts, "rule": probe.rule, "model_k": probe.top_k})
 
     def _read(self) -> Texts:
         """Return the texts of the corpus, or the reader's own as one text."""
@@ -253,7 +254,7 @@ class _Limit:
 
         system = self.system
         expert, weight = ranked(seen.logits.cpu().numpy(), seen.expert.cpu().numpy(), seen.weight.cpu().numpy(), system)
-        most = analysis.capacity(len(expert), seen.logits.shape[1], system.top_k, system.capacity_factor)
+        most = analysis.capacity(len(expert), seen.logits.shape[1], system._k, system.capacity_factor)
         seed = system.seed + 7919 * len(self.dropped) + self.group
         slot = kernels.expert_dispatch(expert, weight, seen.logits.shape[1], most, system.order, seed).slot
         self.dropped[seen.place] = slot < 0
@@ -264,12 +265,12 @@ class _Limit:
 
 def ranked(logits: np.ndarray, expert: np.ndarray, weight: np.ndarray, system: OpenMoE) -> tuple[np.ndarray, np.ndarray]:
     """Return (expert, weight) of one layer's tokens under the present top_k, heaviest first."""
-    if system.top_k == system._model_k:
+    if system._k == system._model_k:
         order = np.argsort(-weight, axis=1, kind="stable")
         return np.take_along_axis(expert, order, 1), np.take_along_axis(weight, order, 1)
     probability = analysis.softmax(logits)
-    best = np.argsort(-probability, axis=1, kind="stable")[:, : system.top_k]
-    return choose(np.take_along_axis(probability, best, 1), best, system.top_k, system._rule)
+    best = np.argsort(-probability, axis=1, kind="stable")[:, : system._k]
+    return choose(np.take_along_axis(probability, best, 1), best, system._k, system._rule)
 
 
 def _losses(logits: Any, ids: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.data import domains
-from workbench.meters import wilson, write_meter
+from workbench.meters import write_meter
 from workbench.record import Record
 from workbench.system import Columns
 from workbench.systems.routing import analysis
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from workbench.systems.routing.openmoe import OpenMoE, Pass
     from workbench.tape import Tape
 
+CLAIM = ("claim", "measure", "value", "low", "high", "compared", "compared_name", "verdict")
 LIVE = ("capacity_factor", "order", "top_k", "group_size")
 BINS = 16  # of positions, in the drop curves
 MOST_TOKENS = 14  # token ids shown with their own shares
@@ -53,7 +54,7 @@ def write(system: OpenMoE, tape: Tape, found: Routing, free: Pass, limited: Pass
 
     ids, position, text, kind = system._texts.flat()
     probability = analysis.softmax(found.logits)
-    ranks = min(RANKS, found.experts)
+    ranks = min(max(RANKS, found.top_k), found.experts)
     if found.rule == "own":
         candidate, own = found.expert, found.weight
     else:
@@ -65,8 +66,11 @@ def write(system: OpenMoE, tape: Tape, found: Routing, free: Pass, limited: Pass
     }  # fmt: skip
     facts = {
         "experts": found.experts, "rule": found.rule, "model_k": found.top_k, "outside": [k for k in dict.fromkeys(kind) if k in domains.OUTSIDE],
-        "seed": int(system.seed), **{n: getattr(system, n) for n in LIVE}, **{f"run_{n}": getattr(system, n) for n in LIVE},
+        "seed": int(system.seed),
     }  # fmt: skip
+    knobs = live_of(system, facts)
+    facts |= knobs | {f"run_{n}": value for n, value in knobs.items()}
+    facts |= dict(zip(("parameters", "expert_parameters"), parameters(system._loaded.model, found)))
     served = serve(facts, columns)
     tape.write("routing", **columns, **served)
     tape.describe("routing", **facts)
@@ -90,6 +94,11 @@ def write(system: OpenMoE, tape: Tape, found: Routing, free: Pass, limited: Pass
     tape.describe("curve/drops", **LABELS["curve/drops"])
     _write_meters(system, tape, found, (free, limited, speed), served)
     tape.write("claims", **_claims(facts, columns, first, shares, served["dropped"], film, (free, limited)))
+
+
+def live_of(system: OpenMoE, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the live knobs, K as a number: the model's own where none is asked for."""
+    return {n: getattr(system, n) for n in LIVE} | {"top_k": system.top_k or int(facts["model_k"])}
 
 
 def serve(facts: dict[str, Any], columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -173,9 +182,7 @@ def _write_information(
     shares: dict[str, list[analysis.Explained]] = {}
     parts: list[Rows] = []
     for name, v in values.items():
-        shares[name] = [
-            analysis.explained(v.astype(np.int64), f, columns["text"], found.experts, int(system.seed)) for f in first
-        ]
+        shares[name] = [analysis.explained(v, f, columns["text"], found.experts, int(system.seed)) for f in first]
         y, low, high, chance = np.array(shares[name]).T
         parts += [curve(name, found.layers, y, low, high), curve(f"{name}, chance", found.layers, chance)]
     tape.write("curve/information", **joined(parts))
@@ -249,15 +256,25 @@ def _binned(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def drop_curves(facts: dict[str, Any], columns: dict[str, np.ndarray], dropped: np.ndarray) -> Rows:
-    """Return the dropped share by position: mean over layers and choices, with a 95 % interval over tokens."""
+    """Return the dropped share by position: mean over layers and choices, with a 95 % interval over texts."""
     place, centre = _binned(columns["position"])
-    parts = []
+    rate, bins, parts = dropped.mean((0, 2)), len(centre), []
     for name, side in _sides(facts, columns).items():
-        hit = np.bincount(place[side], dropped[:, side].sum((0, 2)), len(centre))
-        tried = np.bincount(place[side], minlength=len(centre)) * dropped.shape[0] * dropped.shape[2]
-        ends = np.array([wilson(int(h), int(t)) for h, t in zip(hit, tried)])
-        parts.append(curve(name, centre, hit / np.maximum(1, tried), ends[:, 0], ends[:, 1]))
+        texts, text = np.unique(columns["text"][side], return_inverse=True)
+        cell = text * bins + place[side]  # one for each text and bin
+        hit, tried = (np.bincount(cell, w, len(texts) * bins).reshape(-1, bins) for w in (rate[side], None))
+        share = hit.sum(0) / np.maximum(1, tried.sum(0))
+        half = spread_of_mean(hit / np.maximum(1, tried))
+        parts.append(curve(name, centre, share, np.maximum(0, share - half), np.minimum(1, share + half)))
     return joined(parts)
+
+
+def spread_of_mean(rows: np.ndarray) -> np.ndarray:
+    """Return half the 95 % interval of the mean of rows (n, m), by Student's law; NaN for fewer than two."""
+    from scipy.stats import t
+
+    n = len(rows)
+    return t.ppf(0.975, n - 1) * rows.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.full(rows.shape[1], np.nan)
 
 
 def quality_curves(system: OpenMoE, free: Pass, limited: Pass) -> Rows:
@@ -271,7 +288,7 @@ def quality_curves(system: OpenMoE, free: Pass, limited: Pass) -> Rows:
     for name, side in sides.items():
         rows = np.unique(text[side])
         means = np.stack([added[np.ix_(rows, np.flatnonzero(place == b))].mean(1) for b in range(len(centre))])
-        half = 1.96 * means.std(1, ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.full(len(centre), np.nan)
+        half = spread_of_mean(means.T)
         parts.append(curve(name, centre, means.mean(1), means.mean(1) - half, means.mean(1) + half))
     return joined(parts)
 
@@ -282,7 +299,7 @@ def added_loss(system: OpenMoE, free: Pass, limited: Pass) -> dict[str, list[flo
     by_text = (limited.loss - free.loss).mean(1)
     sides = _sides({"outside": domains.OUTSIDE}, {"domain": kind.astype(str), "position": position})
     rows = [by_text[np.unique(text[side])] for side in sides.values()]
-    half = [1.96 * float(r.std(ddof=1)) / len(r) ** 0.5 if len(r) > 1 else -1.0 for r in rows]
+    half = [float(spread_of_mean(r[:, None])[0]) if len(r) > 1 else -1.0 for r in rows]
     return {"mean": [float(r.mean()) for r in rows], "half": half}
 
 
@@ -292,11 +309,7 @@ def _write_meters(system: OpenMoE, tape: Tape, found: Routing, passes: tuple[Any
         tape, "throughput", 1 / speed["read"], "tokens/s, routing read", kind="speed", better="higher", baseline=1 / speed["alone"],
         baseline_name="the model alone, in turn", samples=11,
     )  # fmt: skip
-    total, active = parameters(system._loaded.model, found)
-    write_meter(
-        tape, "active_parameters", active / 1e6, "M per token", kind="cost", better="lower", provenance="derived", baseline=total / 1e6,
-        baseline_name="all parameters",
-    )  # fmt: skip
+    write_meter(tape, **active_meter(*parameters(system._loaded.model, found), system._k / found.experts))
     if limited is not None and free.loss.size:
         _write_limited(tape, free, limited)
     for row in served_meters(served, served_slots(system, found)):
@@ -317,22 +330,26 @@ def _write_limited(tape: Tape, free: Pass, limited: Pass) -> None:
 
 
 def parameters(model: Any, found: Routing) -> tuple[int, int]:
-    """Return (all parameters, parameters that one token uses): of each expert block only `top_k` of its experts."""
-    total = sum(p.numel() for p in model.parameters())
+    """Return (all parameters, those of the routed experts)."""
     modules = dict(model.named_modules())
-    idle = 0
-    for name in found.names:
-        block = modules[name.rpartition(".")[0]]
-        held = sum(p.numel() for n, p in block.named_parameters() if "experts" in n and "shared" not in n)
-        idle += round(held * (1 - found.top_k / found.experts))
-    return total, total - idle
+    blocks = [modules[name.rpartition(".")[0]] for name in found.names]
+    held = (p.numel() for block in blocks for n, p in block.named_parameters() if "experts" in n and "shared" not in n)
+    return sum(p.numel() for p in model.parameters()), sum(held)
+
+
+def active_meter(total: int, held: int, share: float) -> dict[str, Any]:
+    """Return the parameters that one token uses where it goes to a `share` of the experts."""
+    return {
+        "name": "active_parameters", "value": (total - held * (1 - share)) / 1e6, "unit": "M per token", "kind": "cost", "better": "lower",
+        "provenance": "derived", "baseline": total / 1e6, "baseline_name": "all parameters",
+    }  # fmt: skip
 
 
 def served_slots(system: OpenMoE, found: Routing) -> float:
     """Return slots that are reserved, per choice (the padding of the paper's grouped products)."""
     _, _, text, kind = system._texts.flat()
     groups = analysis.groups_of(text, kind, system.group_size)
-    return slots_per_choice(groups, found.experts, system.top_k, system.capacity_factor)
+    return slots_per_choice(groups, found.experts, system._k, system.capacity_factor)
 
 
 def slots_per_choice(groups: list[slice], experts: int, top_k: int, factor: float) -> float:
@@ -341,20 +358,24 @@ def slots_per_choice(groups: list[slice], experts: int, top_k: int, factor: floa
     return reserved / (top_k * sum(g.stop - g.start for g in groups))
 
 
-def served_meters(served: dict[str, np.ndarray], slots: float) -> list[dict[str, Any]]:
-    """Return the meters that follow from the recorded candidates for any limit: drops, imbalance, padding, weight that is kept."""
+def served_meters(served: dict[str, np.ndarray], slots: float, moved: bool = False) -> list[dict[str, Any]]:
+    """Return the meters that follow from the recorded candidates for any limit: drops, imbalance, padding, weight that is kept.
+
+    Once the limit has `moved` they are estimates of a run with it: behind the first layer that drops, routers would see other inputs.
+    """
+    how = "estimated" if moved else "derived"
     dropped, load, weight = served["dropped"], served["load"], served["weight"]
     kept = float(weight[~dropped].sum(dtype=np.float64) / weight.sum(dtype=np.float64))
     imbalance = load.max(1) / load.mean(1)
     return [
         {"name": "drop_rate", "value": dropped.mean(), "unit": "share of choices, from recorded routing", "kind": "cost", "better": "lower", "baseline": 0.0,
-         "baseline_name": "no limit", "provenance": "derived", "samples": dropped.size},
+         "baseline_name": "no limit", "provenance": how, "samples": dropped.size},
         {"name": "load_imbalance", "value": imbalance.mean(), "unit": "x the mean load, busiest expert", "kind": "cost", "better": "lower", "baseline": 1.0,
-         "baseline_name": "even load", "provenance": "derived", "spread": (imbalance.min(), imbalance.max())},
+         "baseline_name": "even load", "provenance": how, "spread": (imbalance.min(), imbalance.max())},
         {"name": "slots", "value": slots, "unit": "x the choices, reserved", "kind": "cost", "better": "lower", "baseline": 1.0,
          "baseline_name": "no padding", "provenance": "derived"},
         {"name": "kept_weight", "value": kept, "unit": "share of the routers' weight", "kind": "quality", "better": "higher", "baseline": 1.0,
-         "baseline_name": "no limit", "provenance": "derived", "samples": dropped.size},
+         "baseline_name": "no limit", "provenance": how, "samples": dropped.size},
     ]  # fmt: skip
 
 
@@ -380,8 +401,7 @@ def _claims(
     rows += _early(film, int(facts["experts"]))
     rows += _late(facts, columns, dropped)
     table = [r for r in rows if np.isfinite(r[2])]
-    names = ("claim", "measure", "value", "low", "high", "compared", "compared_name", "verdict")
-    return {n: np.array([r[i] for r in table]) for i, n in enumerate(names)}
+    return {n: np.array([r[i] for r in table]) for i, n in enumerate(CLAIM)}
 
 
 def _verdict(holds: Any, fails: Any) -> str:
@@ -389,12 +409,10 @@ def _verdict(holds: Any, fails: Any) -> str:
 
 
 def _static(facts: dict[str, Any], columns: dict[str, np.ndarray], first: np.ndarray) -> tuple[Any, ...]:
-    found = [
-        analysis.table_accuracy(columns["token_id"].astype(np.int64), f, columns["text"], int(facts["experts"])) for f in first
-    ]
-    right, common = np.mean(found, 0)
-    tested = int((columns["text"] % 2 == 1).sum()) * len(first)
-    low, high = wilson(round(right * tested), tested) if right == right else (np.nan, np.nan)
+    ids, text = np.unique(columns["token_id"], return_inverse=True)[1], columns["text"]
+    found = [analysis.table_accuracy(ids, f, text, int(facts["experts"])) for f in first]
+    right, low, high = _interval(np.mean([hits for hits, _ in found], 0), text[text % 2 == 1])
+    common = float(np.mean([share for _, share in found]))
     return (
         "a table of ids could be the router", "right first choices on unseen texts (holds above 0.8, fails below 0.5)", right, low, high, common,
         "always the commonest expert", _verdict(low > 0.8, high < 0.5),
@@ -423,24 +441,28 @@ def _late(facts: dict[str, Any], columns: dict[str, np.ndarray], dropped: np.nda
         return []
     hit = dropped.mean((0, 2))
     quarter = columns["position"] * 4 // length
-    late, early = hit[quarter == 3], hit[quarter == 0]
+    text = columns["text"]
+    (now, now_low, now_high), (then, then_low, then_high) = (_interval(hit[quarter == q], text[quarter == q]) for q in (3, 0))
     found = [(
         "later tokens are dropped more", f"choices dropped in the last quarter (capacity factor {facts['capacity_factor']:g}, order {facts['order']})",
-        *_interval(late), early.mean(), "in the first quarter", _verdict(_interval(late)[1] > _interval(early)[2], _interval(late)[2] < _interval(early)[1]),
+        now, now_low, now_high, then, "in the first quarter", _verdict(now_low > then_high, now_high < then_low),
     )]  # fmt: skip
     sides = _sides(facts, columns)
     if len(sides) == 2:
-        inside, outside = (hit[s] for s in sides.values())
+        (home, home_low, home_high), (away, away_low, away_high) = (_interval(hit[s], text[s]) for s in sides.values())
         found.append((
-            "strange text is dropped more", "choices dropped in kinds it never saw", *_interval(outside), inside.mean(), "kinds it learnt",
-            _verdict(_interval(outside)[1] > _interval(inside)[2], _interval(outside)[2] < _interval(inside)[1]),
+            "strange text is dropped more", "choices dropped in kinds it never saw", away, away_low, away_high, home, "kinds it learnt",
+            _verdict(away_low > home_high, away_high < home_low),
         ))  # fmt: skip
     return found
 
 
-def _interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Return mean and 95 % interval of per-token means."""
-    half = 1.96 * values.std() / np.sqrt(max(1, len(values)))
+def _interval(values: np.ndarray, text: np.ndarray) -> tuple[float, float, float]:
+    """Return the mean of a value over tokens and a 95 % interval over texts: tokens of one text are no independent draws."""
+    if not len(values):
+        return float("nan"), float("nan"), float("nan")
+    each = [values[text == t].mean() for t in np.unique(text)]
+    half = spread_of_mean(np.array(each)[:, None])[0]
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
 
 
@@ -452,24 +474,41 @@ def derive(system: OpenMoE, record: Record) -> Columns:
     if "routing" not in record or "candidate" not in record.variables("routing"):
         return {}
     facts = dict(record.group_attrs("routing"))
-    facts |= {n: getattr(system, n) for n in LIVE}
-    _refuse(facts)
+    facts |= live_of(system, facts)
+    refuse(facts)
     old = {n: record.column("routing", n) for n in record.variables("routing")}
     served = serve(facts, old)
     layers = {n: record.column("moe_layers", n) for n in record.variables("moe_layers")}
     groups = analysis.groups_of(old["text"], old["domain"], int(facts["group_size"]))
     slots = slots_per_choice(groups, int(facts["experts"]), int(facts["top_k"]), float(facts["capacity_factor"]))
     moved = any(facts[n] != facts[f"run_{n}"] for n in LIVE)
+    rows = served_meters(served, slots, moved)
+    if "parameters" in facts:
+        share = facts["top_k"] / facts["experts"]
+        rows.append(active_meter(int(facts["parameters"]), int(facts["expert_parameters"]), share))
     made: dict[str, Any] = {
         "routing": old | served,
         "moe_layers": layers | _layer_columns(layers["layer"], layers["balance"], served),
         "curve/drops": drop_curves(facts, old, served["dropped"]),
-        "meters": _replaced(record, served_meters(served, slots), moved),
+        "meters": _replaced(record, rows, moved),
     }
+    if "claims" in record:
+        made["claims"] = _renewed(record, _late(facts, old, served["dropped"]))
     return made | {"attrs": {"routing": facts, "curve/drops": LABELS["curve/drops"]}}
 
 
-def _refuse(facts: dict[str, Any]) -> None:
+def _renewed(record: Record, rows: list[tuple[Any, ...]]) -> dict[str, np.ndarray]:
+    """Return the claims with these in the place of those of their names: what the live knobs do not touch stays."""
+    table = {n: record.column("claims", n).astype(object) for n in CLAIM}
+    for row in rows:
+        for at in np.flatnonzero(table["claim"] == row[0]):
+            for name, value in zip(CLAIM, row, strict=True):
+                table[name][at] = value
+    return {n: np.array(values.tolist()) for n, values in table.items()}
+
+
+def refuse(facts: dict[str, Any]) -> None:
+    """Raise `InputError` for a K that this router cannot be asked for."""
     from workbench.errors import InputError, expected
 
     if facts["rule"] == "own" and facts["top_k"] != facts["model_k"]:
@@ -491,7 +530,7 @@ def _replaced(record: Record, rows: list[dict[str, Any]], moved: bool) -> dict[s
                 table["provenance"][at] = "estimated"
     for row in (r for r in rows if r["name"] in names):
         at = names.index(row["name"])
-        table["value"][at] = row["value"]
+        table["value"][at], table["provenance"][at] = row["value"], row["provenance"]
         table["low"][at], table["high"][at] = row.get("spread", (np.nan, np.nan))
     table["provenance"] = np.array([str(v) for v in table["provenance"]])
     return table
