@@ -163,6 +163,44 @@ def choices(module: Any, parent: Any, logits: Any, top_k: int) -> list[set[tuple
     return [{(i, *sorted(row)) for i, row in enumerate(r.topk(top_k, -1).indices.tolist())} for r in rules]
 
 
+def weights(module: Any, parent: Any, model: Any, logits: Any, expert: np.ndarray, given: Any) -> list[Any]:
+    """Return the weights of chosen experts by every rule in use: a law of the logits (over all, or over the chosen), as it is or
+    made to sum to one, times a factor that the router, its block or the configuration names."""
+    chosen = torch.from_numpy(expert.astype(np.int64))
+    if type(module).__name__ == "InklingTopkRouter":  # the experts that all tokens share take part in the sum
+        shared = (given @ module.weight.T)[:, len(module.weight) - module.n_shared_experts :].sigmoid()
+        own = logits.sigmoid().gather(1, chosen)
+        return [own / (own.sum(1, keepdim=True) + shared.sum(1, keepdim=True)) * module.route_scale * module.global_scale]
+    if type(module).__name__ == "PhimoeTopKRouter":  # each choice against those that nearly tie with it, the first taken out
+        first, second = _near_tie(logits, 2 * module.router_jitter_noise)
+        return [torch.stack([first, second], 1), torch.stack([second, first], 1)]
+    root = torch.nn.functional.softplus(logits).sqrt()
+    laws = [logits.softmax(-1), logits.sigmoid(), root]
+    plain = [law.gather(1, chosen) for law in laws] + [logits.gather(1, chosen).softmax(-1)]
+    plain += [p / (p.sum(-1, keepdim=True) + 1e-20) for p in plain]
+    names = (
+        "routed_scaling_factor",
+        "router_scaling_factor",
+        "moe_router_scaling_factor",
+        "route_scale",
+        "moe_routed_scaling_factor",
+    )
+    held = [getattr(owner, name, None) for owner in (module, parent, model.config) for name in names]
+    factors = {1.0, 1 / chosen.shape[1], *(float(f) for f in held if isinstance(f, (int, float)))}
+    return [p * f for p in plain for f in factors]
+
+
+def _near_tie(logits: Any, width: float) -> list[Any]:
+    """Return the weights of the two largest logits: softmax over what lies within `width` of the largest, in shares of its size."""
+    found, left = [], logits.clone()
+    for _ in range(2):
+        top, at = left.max(1, keepdim=True)
+        far = (top - logits) / torch.maximum(logits.abs(), top) > width
+        found.append(left.masked_fill(far, -torch.inf).softmax(1).gather(1, at)[:, 0])
+        left = left.scatter(1, at, -torch.inf)
+    return found
+
+
 IDS = np.arange(3, 23)
 
 
@@ -191,6 +229,9 @@ def test_the_routing_is_that_of_the_routers_own_weights(kind: str) -> None:
         assert mine in choices(modules[name], modules[name.rpartition(".")[0]], truth, seen.top_k), (
             f"{name}: chosen by no known rule"
         )
+        rules = weights(modules[name], modules[name.rpartition(".")[0]], model, truth, seen.expert[row], given[name][0])
+        off = min(float((r - torch.from_numpy(seen.weight[row])).abs().max()) for r in rules)
+        assert off < 1e-5, f"{name}: weighed by no known rule, {off:.2e} off"
     for weight, expert in zip(seen.weight, seen.expert):
         assert (np.diff(weight, axis=1) <= 1e-6).all()  # heaviest first
         assert all(len(set(e)) == seen.top_k for e in expert.tolist())
@@ -338,3 +379,18 @@ def test_two_captures_at_once_do_not_meet() -> None:
 )
 def test_the_rule_from_logits_to_weights_is_recognised(kind: str, rule: str) -> None:
     assert router.capture(make(kind), IDS).rule == rule
+
+
+def test_probabilities_under_the_name_of_logits_are_refused() -> None:
+    model = make("MixtralForCausalLM")
+    gate = type(next(m for n, m in model.named_modules() if router.is_router(n, m)))
+    plain = gate.forward
+
+    def soft(self: Any, *args: Any, **kwargs: Any) -> Any:
+        logits, *rest = plain(self, *args, **kwargs)
+        return (logits.softmax(-1), *rest)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ModelError, match="returns probabilities under their name"):
+        patch.setattr(gate, "forward", soft)
+        router.capture(model, IDS)
+    assert router.capture(model, IDS).logits.min() < 0

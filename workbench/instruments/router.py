@@ -275,7 +275,7 @@ class Collector:
         """Return all passes, one after another; layers with fewer experts are filled up with logits of minus infinity.
 
         Raises:
-            ModelError: no router ran, or the layers choose different numbers of experts.
+            ModelError: no router ran, the layers choose different numbers of experts, or a router returns probabilities for logits.
         """
         if not self.parts:
             raise ModelError(f"{type(self.made.model).__name__} has no router that ran. Choose another model.")
@@ -289,6 +289,11 @@ class Collector:
         logits = np.stack([np.pad(x, ((0, 0), (0, most - x.shape[1])), constant_values=-np.inf) for x, _, _ in stacked])
         expert, weight = np.stack([e for _, e, _ in stacked]), np.stack([w for _, _, w in stacked])
         names = [self.made.routers[p][0] for p in places]
+        for name, x, (_, kind, _) in zip(names, stacked, (self.made.routers[p] for p in places), strict=True):
+            if (x[0] >= 0).all() and np.allclose(x[0].sum(1), 1, atol=1e-4):
+                raise ModelError(
+                    f"{kind} ({name}): expected logits, got numbers that sum to one: it returns probabilities under their name. Choose another model."
+                )
         return Routing([self.made.routers[p][2] for p in places], names, logits, expert, weight, rule_of(logits, expert, weight))
 
     @staticmethod
