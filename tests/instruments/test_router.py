@@ -381,7 +381,7 @@ def test_the_rule_from_logits_to_weights_is_recognised(kind: str, rule: str) -> 
     assert router.capture(make(kind), IDS).rule == rule
 
 
-def test_probabilities_under_the_name_of_logits_are_refused() -> None:
+def test_probabilities_under_the_name_of_logits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("MixtralForCausalLM")
     gate = type(next(m for n, m in model.named_modules() if router.is_router(n, m)))
     plain = gate.forward
@@ -390,7 +390,8 @@ def test_probabilities_under_the_name_of_logits_are_refused() -> None:
         logits, *rest = plain(self, *args, **kwargs)
         return (logits.softmax(-1), *rest)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(ModelError, match="returns probabilities under their name"):
-        patch.setattr(gate, "forward", soft)
+    monkeypatch.setattr(gate, "forward", soft)
+    with pytest.raises(ModelError, match="returns probabilities under their name"):
         router.capture(model, IDS)
+    monkeypatch.undo()
     assert router.capture(model, IDS).logits.min() < 0

@@ -14,6 +14,7 @@ import torch
 import transformers
 
 import workbench as wb
+from tests.instruments.test_router import make
 from workbench.errors import InputError, ModelError
 from workbench.systems.routing import analysis, losses, openmoe_report
 from workbench.systems.routing.openmoe import OpenMoE, choose
@@ -355,6 +356,20 @@ def test_what_a_token_costs_follows_the_number_of_experts_and_the_claims_follow_
         late = [i for i, c in enumerate(live.column("claims", "claim")) if c == "later tokens are dropped more"]
         for name in ("value", "compared", "measure"):
             assert live.column("claims", name)[late] == true.column("claims", name)[late]
+
+
+@pytest.mark.parametrize(
+    "kind", ["DeepseekV3ForCausalLM", "Llama4ForCausalLM", "ZayaForCausalLM", "LongcatFlashForCausalLM", "GptOssForCausalLM"]
+)
+def test_any_mixture_opens_with_the_defaults_whatever_its_own_rule(kind: str) -> None:
+    changes = (
+        {"num_experts_per_tok": 4, "num_experts_per_token": 4, "moe_topk": 4} if kind.startswith(("Deep", "Longcat")) else {}
+    )
+    model = make(kind, **changes)
+    record = wb.run("openmoe", model=model, text=list(range(3, 43)))
+    facts = record.group_attrs("routing")
+    assert facts["top_k"] == facts["model_k"] == record["routing"].sizes["choice"]
+    assert {"routing_map", "claims", "expert_load"} <= set(record.views())
 
 
 def test_bounds_are_over_texts_which_are_what_was_drawn() -> None:
