@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from workbench.errors import WorkbenchError
 from workbench.systems.routing import read_me_serving as report
 from workbench.systems.routing import serving
 from workbench.systems.routing.openmoe_report import joined
@@ -333,3 +334,17 @@ def test_the_bound_of_batches_is_the_best_of_all_caches_and_at_hand_first_serves
     for b in range(len(served.tokens)):
         mine = served.use_batch == b
         assert served.hit[mine].sum() == before[b][served.use_expert[mine]].sum()
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sentence"),
+    [
+        ({"policy": "lur"}, "policy: expected one of .*got 'lur'"),
+        ({"cache_size": 0}, "cache_size: expected at least 1 expert, got 0"),
+        ({"expert": [0, 4]}, "expert: expected uses from 0 to 3, got 0 to 4"),
+        ({"expert": [-1, 2]}, "expert: expected uses from 0 to 3, got -1 to 2"),
+    ],
+)
+def test_a_stream_that_cannot_be_served_is_an_error(knobs: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(WorkbenchError, match=sentence):
+        stream(**{"expert": np.array([0, 1]), "cache_size": 2, "policy": "lru", "experts": 4} | knobs)

@@ -80,7 +80,19 @@ def caption(record: Record) -> str:
         )
     text = f"Of these rules, {label(best)} give the least 95th percentile of latency: {p95[best] / 1e3:.2f} s (predicted), {words(rate[best])} of the uses hit; {label(worst)} the most, {p95[worst] / 1e3:.2f} s."
     shown = np.flatnonzero(record.column("strategies", "shown"))
-    return text if not len(shown) or shown[0] in {best, worst} else f"{text} On show: {p95[shown[0]] / 1e3:.2f} s."
+    text = text if not len(shown) or shown[0] in {best, worst} else f"{text} On show: {p95[shown[0]] / 1e3:.2f} s."
+    return text + _alike(record, batching, policy)
+
+
+def _alike(record: Record, batching: list[str], policy: np.ndarray) -> str:
+    """Return which ways of forming batches made the same ones here, as a sentence of its own; "" where all differ."""
+    p50, p95, p99 = columns(record, "strategies", "p50_ms", "p95_ms", "p99_ms")
+    rows: dict[tuple[tuple[str, float, float, float], ...], list[str]] = {}
+    for name in dict.fromkeys(batching):
+        mine = [i for i, b in enumerate(batching) if b == name]
+        rows.setdefault(tuple(sorted((str(policy[i]), p50[i], p95[i], p99[i]) for i in mine)), []).append(name)
+    same = [" and ".join(names) for names in rows.values() if len(names) > 1]
+    return f" Here {', '.join(same)} serve alike." if same else ""
 
 
 def say(record: Record) -> str:

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from workbench.errors import InputError, expected, unknown
+
 BATCHINGS = ("fifo", "decode-first", "prefill-first", "expert-aware")
 POLICIES = ("lru", "lfu", "belady", "random")
 MOST_AHEAD = 64  # uses of experts that a plan of the queue holds
@@ -162,10 +164,22 @@ def replay(served: Served, rules: Rules, experts: int) -> np.ndarray:
 def stream(
     expert: np.ndarray, cache_size: int, policy: str, experts: int, lookahead: int = 0, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (hit, evicted) of a plain sequence of uses whose next `lookahead` uses are known."""
+    """Return (hit, evicted) of a plain sequence of uses whose next `lookahead` uses are known.
+
+    Args:
+        expert: (U,) uses, each below `experts`. cache_size: at least 1. policy: one of `POLICIES`.
+    Raises:
+        InputError, UnknownNameError: an argument out of its range.
+    """
     from workbench.systems.routing import serving_loops as loops
 
     uses = np.asarray(expert, np.int64)
+    if policy not in POLICIES:
+        raise unknown("policy", policy, POLICIES)
+    if cache_size < 1:
+        raise InputError(expected("cache_size", "at least 1 expert", cache_size))
+    if uses.size and not 0 <= uses.min() <= uses.max() < experts:
+        raise InputError(expected("expert", f"uses from 0 to {experts - 1}", f"{uses.min()} to {uses.max()}"))
     hit, evicted = np.zeros(len(uses), np.bool_), np.zeros(len(uses), np.int64)
     one = np.zeros(len(uses), np.int64)  # one batch: what follows in it is known
     loops.replay(
