@@ -298,6 +298,31 @@ def test_compression_is_the_published_ratio_without_the_channel_divisors(share: 
     assert 4 * length * channels / stored == pytest.approx(ratio, rel=0.01)
 
 
+def test_a_refresh_packs_the_newest_hundred_and_leaves_the_rest(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, seen = zipvl._Reader.refresh, []
+
+    def watched(reader: Any, cache: Any, packed: list[Any], bits: tuple[int, int]) -> None:
+        before = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
+        plain(reader, cache, packed, bits)
+        seen.append((before, [(layer.keys, layer.values) for layer in cache.layers], [p.important for p in packed], reader.mass))
+
+    monkeypatch.setattr(zipvl._Reader, "refresh", watched)
+    run(model, length=60, new_tokens=130, tau=0.9)
+    ((before, after, kept, masses),) = seen  # 129 tokens follow: one whole hundred
+    for (old_keys, old_values), (keys, values), important_, mass in zip(before, after, kept, masses, strict=True):
+        assert len(important_) == keys.shape[2] == 160
+        score = mass / np.arange(100, 0, -1)  # of the queries that can see it
+        count = next(n for n in range(1, 101) if np.sort(mass)[::-1][:n].sum() >= 0.9 * mass.sum() * (1 - 1e-6))
+        others = [i for i in np.argsort(-score, kind="stable").tolist() if i != 99]  # the newest always stays
+        assert set(np.flatnonzero(important_[60:]).tolist()) == {99, *others[: count - 1]}
+        rows = [t[0, :, 60:].transpose(0, 1).reshape(100, -1).numpy() for t in (old_keys, old_values)]
+        restored = pc.compress(*rows, important_[60:], (4, 2)).numbers()
+        for stored, wanted, prompt in ((keys, restored[0], old_keys), (values, restored[1], old_values)):
+            np.testing.assert_allclose(stored[0, :, 60:].transpose(0, 1).reshape(100, -1).numpy(), wanted, atol=1e-6)
+            assert torch.equal(stored[:, :, :60], prompt[:, :, :60])
+        assert float((keys[:, :, 60:] - old_keys[:, :, 60:]).abs().max()) > 1e-3
+
+
 def test_newest_tokens_are_compressed_every_hundred(model: LlamaForCausalLM) -> None:
     long = run(model, length=60, new_tokens=130, bits_high=2, bits_low=2, tau=1.0)
     short = run(model, length=60, new_tokens=130, bits_high=16, bits_low=16, tau=1.0)
