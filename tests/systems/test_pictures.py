@@ -212,6 +212,28 @@ def test_a_live_budget_is_counted_exactly_and_marked(searched):
     assert moved["patches"]["keep"].values.mean() == pytest.approx(0.6, abs=0.01)
 
 
+def test_a_live_budget_below_the_floor_of_the_run_says_that_the_floor_gives_way(searched):
+    floor = searched.group_attrs("patches")["floor"]
+    system = wb.system.get("g_search")(method="p-sigmoid", trials=2, calibration=40, budget=0.3, **SMALL)
+    system.set(budget=0.14)
+    moved = system.rederive(searched)
+    rest = (0.14 * 8 - 1) / 7
+    assert moved.group_attrs("curve/schedule")["floor_now"] == pytest.approx(min(floor, rest))
+    assert ("cannot pay the floor" in moved.text("schedule")) == (rest < floor)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sentence"),
+    [
+        ({"method": "fastv", "budget": 0.14}, "budget: expected at least 0.250: the first 2 layers keep everything, got 0.14"),
+        ({"method": "p-sigmoid", "budget": 0.2, "floor": 0.5}, "floor: expected at most 0.086 under a budget of 0.2, got 0.5"),
+    ],
+)
+def test_a_budget_that_cannot_be_had_is_refused_before_the_run(knobs, sentence):
+    with pytest.raises(InputError, match=sentence):
+        wb.system.get("g_search")(**SMALL | knobs).prepare()
+
+
 def test_the_true_run_has_the_costs_that_the_slider_said(searched):
     facts = searched.group_attrs("patches")
     again = wb.run(

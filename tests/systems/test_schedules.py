@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,3 +193,32 @@ def test_the_search_finds_a_planted_optimum_and_is_reproducible():
     rng = np.random.default_rng(3)
     blind = max(metric(10 ** rng.uniform(-1, 1.5), rng.uniform(0, 0.5)) for _ in range(20))
     assert best.metric >= blind
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: s.step(0.14, 8, 64), "budget: expected at least 0.250: the first 2 layers keep everything, got 0.14. Raise it."),
+        (lambda: s.uniform(0.1, 8, 64), "budget: expected at least 0.125: the first layer keeps everything, got 0.1. Raise it."),
+        (lambda: s.linear(0.1, 8, 64), "budget: expected at least 0.125"),
+        (lambda: s.p_sigmoid(0.1, 8, 64, 1.0, 0.0), "budget: expected at least 0.125"),
+        (
+            lambda: s.p_sigmoid(0.25, 8, 64, 1.0, 0.5),
+            "floor: expected at most 0.143 under a budget of 0.25, got 0.5. Lower the floor.",
+        ),
+    ],
+)
+def test_a_share_that_a_schedule_cannot_have_is_an_error_and_not_another_share(call: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        call()
+
+
+@pytest.mark.parametrize("share", [0.25, 0.3, 0.5, 0.9, 1.0])
+def test_every_schedule_has_the_share_it_was_asked_for(share: float) -> None:
+    for counts in (
+        s.step(share, 8, 640),
+        s.uniform(share, 8, 640),
+        s.linear(share, 8, 640),
+        s.p_sigmoid(share, 8, 640, 1.0, 0.1),
+    ):
+        assert np.mean(counts) / 640 == pytest.approx(share, abs=0.002)

@@ -48,7 +48,11 @@ def caption(record: Record) -> str:
     if np.ptp(y) == 0:
         return f"Every layer keeps all {y[0]:.0f} tokens."
     drop = int(np.argmin(np.diff(y)))
-    return f"Most tokens leave behind layer {drop + 1}: {y[drop]:.0f} become {y[drop + 1]:.0f}; the last layer sees {y[-1]:.0f} of {y[0]:.0f}."
+    text = f"Most tokens leave behind layer {drop + 1}: {y[drop]:.0f} become {y[drop + 1]:.0f}; the last layer sees {y[-1]:.0f} of {y[0]:.0f}."
+    attrs = record.group_attrs(GROUP)
+    if attrs.get("floor_now", 0.0) < attrs.get("floor", 0.0) - 1e-9:
+        text += f" This budget cannot pay the floor of the run, {attrs['floor']:.0%}; it stands at {attrs['floor_now']:.0%} until you let go."
+    return text
 
 
 def say(record: Record) -> str:
@@ -63,7 +67,7 @@ VIEW = View(
     name="schedule",
     groups=(GROUP,),
     question="How many tokens does each layer keep?",
-    reading="Bars: this run, first layer on the left. Lines: other shapes with the same mean share (FastV needs two full layers at least).",
+    reading="Bars: this run, first layer on the left. Lines: other shapes with the same mean share (FastV's is left out where its two full layers are more than that).",
     draw=draw,
     say=say,
     caption=caption,

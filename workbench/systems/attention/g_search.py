@@ -122,8 +122,11 @@ class GSearch(System):
         self._reader = pictures.open_reader(self.model)
         self._shown = pictures.picture(self.image, self.question, self.seed)
         self._glance = self._reader.glance([self._shown.image], [self._shown.question])
-        if self.budget * self._reader.layers < 1:
-            schedules.p_sigmoid(self.budget, self._reader.layers, self._glance.patches, 1.0, 0.0)  # says what the least budget is
+        if self.method != "g-search":  # a budget or a floor that no schedule has is refused before anything is searched
+            size = (self.budget, self._reader.layers, self._glance.patches)
+            report.SHAPES[self.method](*size) if self.method in report.SHAPES else schedules.p_sigmoid(
+                *size, 1.0, self.floor or 0.0
+            )
 
     def warm(self) -> None:
         """Load the model."""
@@ -327,14 +330,16 @@ def derive(system: GSearch, record: Record) -> Columns:
     score = record.column("patches", "score")
     layers, tokens = score.shape
     if facts["method"] == "p-sigmoid":
-        counts = schedules.p_sigmoid(system.budget, layers, tokens, facts["steepness"], facts["floor"])
+        facts["floor_now"] = min(facts["floor"], max(0.0, (system.budget * layers - 1) / (layers - 1)))
+        counts = schedules.p_sigmoid(system.budget, layers, tokens, facts["steepness"], facts["floor_now"])
     else:
         counts = report.SHAPES[facts["method"]](system.budget, layers, tokens)
     patches = {name: record.column("patches", name) for name in record.variables("patches")} | {"keep": kept_of(score, counts)}
     lines = {name: record.column("curve/schedule", name).copy() for name in record.variables("curve/schedule")}
     lines["y"][lines["curve"].astype(str) == "this run"] = counts
     groups = {"patches": patches, "curve/schedule": lines, "meters": _meters(record, counts, facts)}
-    return {**groups, "attrs": {"patches": facts | {"budget": float(system.budget)}}}  # type: ignore[dict-item]
+    labels = dict(record.group_attrs("curve/schedule")) | {n: facts[n] for n in ("floor", "floor_now") if n in facts}
+    return {**groups, "attrs": {"patches": facts | {"budget": float(system.budget)}, "curve/schedule": labels}}  # type: ignore[dict-item]
 
 
 def _meters(record: Record, counts: list[int], facts: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -131,7 +131,8 @@ def write_schedule(tape: Tape, mine: Mapping[str, Any], layers: int, tokens: int
     """Write tokens by layer of this run and, at the same mean share, of the fixed shapes."""
     (counts,) = mine.values()
     share = max(float(np.mean(counts)) / tokens, 1 / layers)
-    shapes = dict(mine) | {n: f(max(share, 2 / layers if n == "fastv" else 0.0), layers, tokens) for n, f in SHAPES.items()}
+    known = {n: f for n, f in SHAPES.items() if n != "fastv" or share * layers >= 2}  # its two full layers may be more than this
+    shapes = dict(mine) | {n: f(share, layers, tokens) for n, f in known.items()}
     tape.write("curve/schedule", **joined([rows(name, np.arange(1, layers + 1), c) for name, c in shapes.items()]))
     tape.describe("curve/schedule", **LABELS["curve/schedule"])
 

@@ -141,21 +141,36 @@ def counts_of(rates: Sequence[float] | np.ndarray, tokens: int) -> list[int]:
     return [int(c) for c in counts]
 
 
+def _affords(share: float, layers: int, full: int) -> None:
+    """Raise unless a mean share leaves something for the layers behind `full` ones that keep everything."""
+    if share * layers < full - 1e-9:
+        first = "the first layer keeps" if full == 1 else f"the first {full} layers keep"
+        raise InputError(expected("budget", f"at least {full / layers:.3f}: {first} everything", f"{share:g}", "", "Raise it"))
+
+
 def p_sigmoid(share: float, layers: int, tokens: int, steepness: float, floor: float) -> list[int]:
     """Return the sigmoid schedule whose mean share over all layers is `share`; the first layer keeps everything."""
     rest = (share * layers - 1) / (layers - 1)  # what the other layers may keep
     if share >= 1:
         return [tokens] * layers
-    if not rest >= 0:
-        raise InputError(expected("budget", f"at least {1 / layers:.3f}: the first layer keeps everything", f"{share:g}"))
-    if rest <= floor:
+    _affords(share, layers, 1)
+    if floor > rest + 1e-9:
+        raise InputError(
+            expected("floor", f"at most {rest:.3f} under a budget of {share:g}", f"{floor:g}", "", "Lower the floor")
+        )
+    if rest - floor < 1e-9:
         return counts_of([1.0, *[rest] * (layers - 1)], tokens)
     places = np.arange(2, layers + 1)
     return counts_of([1.0, *sigmoid(places, steepness, midpoint_for(rest, places, steepness, floor), floor)], tokens)
 
 
 def step(share: float, layers: int, tokens: int, full: int = 2) -> list[int]:
-    """Return FastV's schedule of the same mean share: `full` layers keep everything, the others one count."""
+    """Return FastV's schedule of the same mean share: `full` layers keep everything, the others one count.
+
+    Raises:
+        InputError: the full layers alone are more than the share.
+    """
+    _affords(share, layers, full)
     rest = max(0.0, (share * layers - full) / (layers - full))
     return counts_of([*[1.0] * full, *[rest] * (layers - full)], tokens)
 
@@ -176,6 +191,7 @@ def linear(share: float, layers: int, tokens: int) -> list[int]:
 
     if share >= 1:
         return [tokens] * layers
+    _affords(share, layers, 1)
     low, high = 0.0, float(layers)
     slope = brentq(lambda s: rates(s).mean() - max(share, 1 / layers + 1e-9), low, high, xtol=1e-12)
     return counts_of(rates(float(slope)), tokens)
