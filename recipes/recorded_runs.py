@@ -30,7 +30,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "study": True,
     },
     "zipvl": {},
-    "g_search": {},
+    "g_search": {"study": True},
     "atp_llava": {},
     "prodepth": {},
     "openmoe": {},

@@ -222,6 +222,25 @@ def test_a_live_budget_below_the_floor_of_the_run_says_that_the_floor_gives_way(
     assert ("cannot pay the floor" in moved.text("schedule")) == (rest < floor)
 
 
+def test_a_study_puts_both_scenarios_beside_all_other_methods(monkeypatch):
+    monkeypatch.setattr(report, "SHARES", (0.2, 0.5))
+    monkeypatch.setattr(report, "LOSSES", (2.0, 10.0))
+    knobs = {"method": "p-sigmoid", "budget": 0.5, "trials": 0, "calibration": 40, "study": True, **SMALL}
+    record = wb.run("g_search", **knobs)
+    names, share, right = (record.column("curve/accuracy", n) for n in ("curve", "x", "y"))
+    fitted, searched = (names == report.FITTED, names == report.SEARCHED)
+    np.testing.assert_allclose(share[fitted], [0.2, 0.5], atol=0.01)
+    assert right[names == "this run"] == right[fitted][1]  # the run is the same search at the same budget
+    few, many = (schedule_share(loss) for loss in (10.0, 2.0))
+    np.testing.assert_allclose(share[searched], [many, few], atol=1e-6)
+
+
+def schedule_share(delta):
+    """Return the mean share of G-Search's own run with this loss."""
+    record = wb.run("g_search", method="g-search", delta=delta, calibration=40, **SMALL)
+    return float(record.column("curve/accuracy", "x")[0])
+
+
 @pytest.mark.parametrize(
     ("knobs", "sentence"),
     [

@@ -17,6 +17,8 @@ GROUP = "curve/accuracy"
 #: name -> (meaning of its colour, marker, dash); others are grey, in the order of these marks.
 _STYLE = {
     "trained thresholds (ATP)": ("accepted", "diamond", "solid"),
+    "P-Sigmoid, fitted at each budget": ("accepted", "circle-open", "dash"),
+    "G-Search, by allowed loss": ("accepted", "square-open", "dot"),
     "ZipVL's rule, layer by layer": ("proposed", "square", "dot"),
     "what the answer needs (ceiling)": ("chosen", "star", "dash"),
     "chance": ("rejected", "x", "dot"),
@@ -75,15 +77,18 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "budget_curves"))
 
 
-def _at(curves: Curves, name: str, share: float) -> float:
+def _with_no_more(curves: Curves, name: str, share: float) -> tuple[float, float]:
+    """Return (right answers, share) of a method that keeps no more than a share: between its points, or its last point below."""
     x, y, _, _ = curves[name]
     order = np.argsort(x)
-    inside = x.min() - 0.02 <= share <= x.max() + 0.02
-    return float(np.interp(share, x[order], y[order])) if inside else float("nan")
+    if share < x.min() - 0.02:
+        return float("nan"), share
+    at = min(share, float(x.max()))
+    return float(np.interp(at, x[order], y[order])), at
 
 
 def caption(record: Record) -> str:
-    """Return how this run stands against all tokens, and against the best other method at the same share."""
+    """Return how this run stands against all tokens, and against the best other method that keeps no more."""
     curves = Curves(record, GROUP)
     mine, full = (curves[n] for n in ("this run", "all picture tokens"))
     share, right = float(mine[0][0]), float(mine[1][0])
@@ -91,11 +96,11 @@ def caption(record: Record) -> str:
     own = {"this run", "all picture tokens", "these thresholds, moved together"}
     if "these thresholds, moved together" in curves.names:  # the run is one of the trained thresholds
         own.add("trained thresholds (ATP)")
-    rivals = {n: _at(curves, n, share) for n in curves.names if n not in own and "ceiling" not in n}
-    rivals = {n: v for n, v in rivals.items() if np.isfinite(v)}
+    rivals = {n: _with_no_more(curves, n, share) for n in curves.names if n not in own and "ceiling" not in n}
+    rivals = {n: v for n, v in rivals.items() if np.isfinite(v[0])}
     if rivals:
-        best = max(rivals, key=lambda n: rivals[n])
-        text += f" At this share the best other method is “{best}”: {rivals[best]:.1%}."
+        best = max(rivals, key=lambda n: rivals[n][0])
+        text += f" Of the other methods that keep no more, “{best}” is best: {rivals[best][0]:.1%} with {rivals[best][1]:.0%}."
     return text
 
 

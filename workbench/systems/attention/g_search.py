@@ -116,6 +116,7 @@ class GSearch(System):
     )
     held_out = knob(param.Integer, 300, bounds=(20, 5000), unit="questions", advanced=True, doc="Questions that it never sees.")
     compare = knob(param.Boolean, True, advanced=True, doc="Also measure every other method on the held-out questions.")
+    study = knob(param.Boolean, False, advanced=True, doc="Also search both schedules at other budgets and losses (half a minute more).")  # fmt: skip
 
     def prepare(self) -> None:
         """Load the model, check the picture and the question."""
@@ -147,8 +148,8 @@ class GSearch(System):
 
     # ---- scenario I --------------------------------------------------------------------------------------------------
 
-    def greedy(self, tape: NullTape) -> list[int]:
-        """Return G-Search's counts; what is settled is not computed again, every trial is written."""
+    def greedy(self, tape: NullTape, delta: float) -> list[int]:
+        """Return G-Search's counts for a loss of `delta` points; what is settled is not computed again, every trial is written."""
         import torch
 
         reader, exam = self._reader, self._calibration
@@ -170,15 +171,15 @@ class GSearch(System):
                 state = _kept(reader, exam, settled["state"], count)
                 settled["state"] = reader.advance(exam.glance, state, layer + 1, lambda scores: None, at=[layer])
 
-        counts, tried = schedules.g_search(metric, reader.layers, exam.glance.patches, base - self.delta, confirm=2, fixed=fixed)
+        counts, tried = schedules.g_search(metric, reader.layers, exam.glance.patches, base - delta, confirm=2, fixed=fixed)
         if isinstance(tape, Tape):
-            _write_trials(tape, tried, base - self.delta, reader.layers)
+            _write_trials(tape, tried, base - delta, reader.layers)
         return counts
 
     # ---- scenario II -------------------------------------------------------------------------------------------------
 
-    def fitted(self, tape: NullTape) -> tuple[float, float]:
-        """Return (steepness, floor): given, or found by the Bayesian search on the calibration questions."""
+    def fitted(self, tape: NullTape, share: float) -> tuple[float, float]:
+        """Return (steepness, floor) for a mean share: given, or found by the Bayesian search on the calibration questions."""
         if self.steepness is not None and self.floor is not None:
             return self.steepness, self.floor
         layers, tokens = self._reader.layers, self._glance.patches
@@ -189,11 +190,9 @@ class GSearch(System):
             tape.step(done, 5 + self.trials, phase="searching the sigmoid")
             done += 1
             a = steepness if self.steepness is None else self.steepness
-            return self.metric_of(
-                schedules.p_sigmoid(self.budget, layers, tokens, a, floor if self.floor is None else self.floor)
-            )
+            return self.metric_of(schedules.p_sigmoid(share, layers, tokens, a, floor if self.floor is None else self.floor))
 
-        most = max(0.0, (self.budget * layers - 1) / (layers - 1))
+        most = max(0.0, (share * layers - 1) / (layers - 1))
         best, tried = schedules.bayesian(metric, most, first=5, guided=self.trials, seed=self.seed)
         if isinstance(tape, Tape):
             _write_guesses(tape, tried)
@@ -204,11 +203,25 @@ class GSearch(System):
         """Return (counts of each layer, facts that `derive` needs to make those of another budget)."""
         layers, tokens = self._reader.layers, self._glance.patches
         if self.method == "g-search":
-            return self.greedy(tape), {}
+            return self.greedy(tape, self.delta), {}
         if self.method == "p-sigmoid":
-            steepness, floor = self.fitted(tape)
+            steepness, floor = self.fitted(tape, self.budget)
             return schedules.p_sigmoid(self.budget, layers, tokens, steepness, floor), {"steepness": steepness, "floor": floor}
         return report.SHAPES[self.method](self.budget, layers, tokens), {}
+
+    def elsewhere(self, tape: NullTape, exam: pictures.Exam) -> dict[str, list[pictures.Outcome]]:
+        """Return how both scenarios do on an exam at other budgets and other losses, each searched anew."""
+        layers, tokens = self._reader.layers, self._glance.patches
+        quiet = NullTape(lambda done, _: tape.on_step(done, tape) if tape.on_step else None, tape.cancel)  # writes nothing
+        found: dict[str, list[pictures.Outcome]] = {report.FITTED: [], report.SEARCHED: []}
+        for share in report.SHARES:
+            if self.floor is None or self.floor * (layers - 1) < share * layers - 1:
+                rule, at = pictures.scheduled(schedules.p_sigmoid(share, layers, tokens, *self.fitted(quiet, share)))
+                found[report.FITTED].append(pictures.sit(self._reader, exam, rule, at=at))
+        for delta in report.LOSSES:
+            rule, at = pictures.scheduled(self.greedy(quiet, delta))
+            found[report.SEARCHED].append(pictures.sit(self._reader, exam, rule, at=at))
+        return found
 
     # ---- the run -----------------------------------------------------------------------------------------------------
 
@@ -229,9 +242,9 @@ class GSearch(System):
         if isinstance(tape, Tape):
             report.write_speed(tape, reader, self._glance, rule, at, own=False)
             report.write_exam(tape, dense, pruned)
-            self._write(tape, counts, facts, (whole, ours), (dense, pruned))
+            self._write(tape, counts, facts, (whole, ours), (dense, pruned), self.elsewhere(tape, exam) if self.study else {})
 
-    def _write(self, tape: Tape, counts: list[int], facts: dict[str, float], looks: Any, exams: Any) -> None:
+    def _write(self, tape: Tape, counts: list[int], facts: dict[str, float], looks: Any, exams: Any, more: Any) -> None:
         reader, (whole, ours), (dense, pruned) = self._reader, looks, exams
         score = np.stack([s.cross[0].cpu().numpy() for s in whole[1].scores])
         keep = np.stack([s.alive[0].cpu().numpy() for s in ours[1].scores])  # the run ranks by what its own layers see
@@ -245,7 +258,7 @@ class GSearch(System):
         for meter in report.cost_meters(costs, counts, self._glance.patches):
             report.write_meter(tape, **meter)
         report.write_schedule(tape, {"this run": counts}, reader.layers, self._glance.patches)
-        self._write_comparison(tape, dense, pruned)
+        self._write_comparison(tape, dense, pruned, more)
         report.write_rank_agreement(tape, self._dense_scores())
 
     def _dense_scores(self) -> list[Any]:
@@ -257,8 +270,11 @@ class GSearch(System):
                 self._seen = self._reader.answer(part.glance, lambda scores: None, at=range(self._reader.layers))[1].scores
         return self._seen
 
-    def _write_comparison(self, tape: Tape, dense: pictures.Outcome, pruned: pictures.Outcome) -> None:
+    def _write_comparison(
+        self, tape: Tape, dense: pictures.Outcome, pruned: pictures.Outcome, more: dict[str, list[pictures.Outcome]]
+    ) -> None:
         parts = [report.points("this run", [pruned]), report.points("all picture tokens", [dense])]
+        parts += [report.points(name, found) for name, found in more.items() if found]
         if self.compare:
             for name, found in report.baselines(self._reader, self.held_out, report.HELD_OUT_SEED).items():
                 parts.append(report.points(name, found))

@@ -28,6 +28,8 @@ SHAPES: dict[str, Callable[[float, int, int], list[int]]] = {
     "fastv": schedules.step,
     "linear": schedules.linear,
 }
+FITTED, SEARCHED = "P-Sigmoid, fitted at each budget", "G-Search, by allowed loss"
+LOSSES = (1.0, 2.0, 5.0, 10.0, 20.0)  # points that G-Search may lose, for the curve of a study
 Step = Callable[[int, int, str], None]
 
 
