@@ -349,6 +349,18 @@ def test_another_tau_is_what_a_run_with_it_would_choose_in_the_first_layer(model
     assert kept == sorted(kept)
 
 
+def test_captions_say_what_is_skipped_and_what_is_only_an_estimate(model: LlamaForCausalLM) -> None:
+    record = run(model, tau=0.8)
+    assert "Estimated" not in record.text("kept_tokens")
+    for moved in ({"tau": 0.6}, {"tau": 0.8, "count_sink": False}):
+        live = ZipVL(**moved).rederive(record)
+        assert "Estimated from the recorded run" in live.text("kept_tokens")
+        assert str(live.meter("kept_share")["provenance"]) == "estimated"
+    keys = run(model, tau=0.8, skip="keys")
+    share = keys.column("attention", "keep_ratio").mean()
+    assert f"so attention takes {share:.0%} of its multiplications." in keys.text("kept_tokens")
+
+
 def test_fixed_ratio_keeps_the_same_share_in_every_layer(model: LlamaForCausalLM) -> None:
     record = run(model, fixed_ratio=0.5)
     np.testing.assert_array_equal(record["attention"]["keep"].values.sum(1), 45)

@@ -74,8 +74,8 @@ def _without_first(record: Record, d: house.Design) -> list[Spec]:
 
 
 def caption(record: Record) -> str:
-    """Return the spread of the kept share in one sentence."""
-    ratio = record.column("attention", "keep_ratio").astype(float)
+    """Return the spread of the kept share, what that saves, and whether it is an estimate, in a sentence or two."""
+    ratio, attrs = record.column("attention", "keep_ratio").astype(float), record.group_attrs("attention")
     least, most = int(ratio.argmin()), int(ratio.argmax())
     spread = (
         f"Layer {least} keeps {ratio[least]:.0%} of the tokens, layer {most} {ratio[most]:.0%}; {ratio.mean():.0%} on average"
@@ -84,7 +84,13 @@ def caption(record: Record) -> str:
         spread = f"Every layer keeps {ratio.mean():.0%} of the tokens"
         if ratio.mean() == 1:
             return spread + ": the dense run."
-    return f"{spread}, so attention takes {np.mean(ratio**2):.0%} of its multiplications (by the mean share one would say {ratio.mean() ** 2:.0%})."
+    if attrs.get("skip") == "keys":
+        text = f"{spread}; all tokens ask and only these answer, so attention takes {ratio.mean():.0%} of its multiplications."
+    else:
+        text = f"{spread}, so attention takes {np.mean(ratio**2):.0%} of its multiplications (by the mean share one would say {ratio.mean() ** 2:.0%})."
+    if attrs.get("replayed"):
+        text += " Estimated from the recorded run until you let go: behind the first layer a run with this tau would see other inputs."
+    return text
 
 
 def say(record: Record) -> str:

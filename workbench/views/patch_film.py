@@ -88,7 +88,8 @@ def _hover(record: Record, layer: int, patch: int, stays: bool, score: float) ->
             else "gone"
         )
     else:
-        why = "kept" if stays else "gone"
+        gone = "not read here" if record.group_attrs("patches").get("returns") else "gone"
+        why = "kept" if stays else gone
     return f"layer {layer + 1}, patch {patch}: {why}<br>the question's attention on it: {score:.1%}"
 
 
@@ -114,14 +115,18 @@ def caption(record: Record) -> str:
     said = f"“{attrs['question']}”: {attrs['said']}"
     if attrs["said"] != attrs["said_dense"]:
         said += f", with all tokens {attrs['said_dense']}"
-    truth = f" (true: {attrs['answer']})" if attrs["answer"] else " (nobody knows: the model was never shown photographs)"
-    left = f"{int(keep[-1].sum())} of {keep.shape[1]} picture tokens reach the last layer"
-    if len(asked):
+    truth = f" (true: {attrs['answer']})" if attrs["answer"] else " (no true answer is known)"
+    returns = bool(attrs.get("returns", False))  # a layer may read again what the one before left out
+    left = f"{int(keep[-1].sum())} of {keep.shape[1]} picture tokens {'are read by' if returns else 'reach'} the last layer"
+    if len(asked) and returns:
+        seen = int(keep[:, asked].all(1).sum())
+        left += f"; {seen} of {len(keep)} layers read all of what was asked for"
+    elif len(asked):
         gone = np.flatnonzero(~keep[:, asked].any(1))
         left += (
             f"; what was asked for is there until layer {int(gone[0])}" if len(gone) else "; what was asked for stays to the end"
         )
-    if attrs.get("budget", 0) != attrs.get("run_budget", 0):
+    if attrs.get("budget", 0) != attrs.get("run_budget", 0) or record.group_attrs("attention").get("replayed"):
         said = f"“{attrs['question']}”: release the slider to ask again"
         truth = ""
     return f"{said}{truth}. {left}."
@@ -144,7 +149,7 @@ VIEW = View(
     groups=("image", "patches"),
     question="Which parts of the picture does each layer still see?",
     reading=(
-        "The picture once for each layer, with the number of its tokens left. Dim: gone, for this layer and all later ones. An orange "
+        "The picture once for each layer, with the number of its tokens left. Dim: gone, for this layer and all later ones (ZipVL may read it again in a later layer). An orange "
         "frame marks where the true answer is; a dashed blue one, a patch kept for its place on the grid only."
     ),
     draw=draw,

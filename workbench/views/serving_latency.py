@@ -84,11 +84,11 @@ def caption(record: Record) -> str:
     return text + _alike(record, batching, policy)
 
 
-def _alike(record: Record, batching: list[str], policy: np.ndarray) -> str:
+def _alike(record: Record, batching: np.ndarray, policy: np.ndarray) -> str:
     """Return which ways of forming batches made the same ones here, as a sentence of its own; "" where all differ."""
     p50, p95, p99 = columns(record, "strategies", "p50_ms", "p95_ms", "p99_ms")
     rows: dict[tuple[tuple[str, float, float, float], ...], list[str]] = {}
-    for name in dict.fromkeys(batching):
+    for name in dict.fromkeys(map(str, batching)):
         mine = [i for i, b in enumerate(batching) if b == name]
         rows.setdefault(tuple(sorted((str(policy[i]), p50[i], p95[i], p99[i]) for i in mine)), []).append(name)
     same = [" and ".join(names) for names in rows.values() if len(names) > 1]

@@ -52,7 +52,7 @@ def write(
     _write_text(system, tape, pieces, compared)
     _write_times(tape, dense, sparse, keep.shape[1])
     _write_quality(tape, compared)
-    for meter in _cost_meters(keep, facts, system.tau):
+    for meter in _cost_meters(keep, facts):
         write_meter(tape, **meter)
     curves = _curves(keep, mass, facts, system.tau) | {"curve/sorted_mass": _sorted_mass(mass)}
     for group, columns in curves.items():
@@ -77,7 +77,7 @@ def _write_picture(system: ZipVL, tape: Tape, sparse: Prefill, compared: tuple[A
     words = system._loaded.tokenizer.convert_ids_to_tokens
     write_picture(
         tape, system._shown, np.stack(sparse.score)[:, part], np.stack(sparse.keep)[:, part], grid=glance.grid, said=words(int(logits[0].argmax())),
-        said_dense=words(int(tokens[0])), first=glance.first,
+        said_dense=words(int(tokens[0])), first=glance.first, returns=True,
     )  # fmt: skip
 
 
@@ -205,10 +205,9 @@ def _layer_bytes(kept: int, length: int, facts: dict[str, Any]) -> tuple[int, in
     return account(length, kept, int(facts["channels"]), bits)
 
 
-def _cost_meters(keep: np.ndarray, facts: dict[str, Any], tau: float) -> list[dict[str, Any]]:
-    """Return what a choice of tokens costs. Away from the run's tau the mass was seen under another tau: estimated."""
+def _cost_meters(keep: np.ndarray, facts: dict[str, Any], replayed: bool = False) -> list[dict[str, Any]]:
+    """Return what a choice of tokens costs. Away from the run's own choice the mass was seen under another one: estimated."""
     length, r = keep.shape[1], keep.mean(1).astype(np.float64)
-    replayed = tau != facts["run_tau"]
     own = "estimated" if replayed else "derived"
     work = (r * r if facts["skip"] == "queries" else r).mean() + facts["probes"] / length
     # per token of a layer: the products with weights, and causal attention: scores and sum over half the keys each
@@ -243,15 +242,14 @@ def derive(system: ZipVL, record: Record) -> Columns:
     keep = np.stack([important(s, needed(m, system.tau, sink), forced, sink=not sink) for m, s in zip(mass, score)])
     groups = {"attention": old | {"keep": keep, "keep_ratio": keep.mean(1).astype(np.float32)}}
     groups |= _curves(keep, mass, facts, system.tau)
-    groups["meters"] = _replaced(
-        record, _cost_meters(keep, facts, system.tau), known=(system.tau, sink) == (facts["run_tau"], bool(facts["count_sink"]))
-    )
+    replayed = (system.tau, sink) != (facts["run_tau"], bool(facts["count_sink"]))
+    groups["meters"] = _replaced(record, _cost_meters(keep, facts, replayed), known=not replayed)
     if "patches" in record:
         first = int(record.group_attrs("patches")["first"])
         patches = {n: record.column("patches", n) for n in record.variables("patches")}
         groups["patches"] = patches | {"keep": keep[:, first : first + patches["keep"].shape[1]]}
     attrs: dict[str, Any] = {name: LABELS[name] for name in ("curve/ratio", "curve/cache_bytes")}
-    return {**groups, "attrs": attrs | {"attention": facts | {"tau": system.tau}}}
+    return {**groups, "attrs": attrs | {"attention": facts | {"tau": system.tau, "replayed": replayed}}}
 
 
 def _replaced(record: Record, rows: list[dict[str, Any]], known: bool) -> dict[str, np.ndarray]:
