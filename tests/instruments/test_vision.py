@@ -197,9 +197,31 @@ def test_uploads():
     for data, says in (
         (encoded((1, 1)), "2 x 2"),
         (b"hello", "PNG"),
-        (encoded((5000, 5000)), "20 megapixels"),
+        (encoded((5000, 5000)), "fewer than 20 megapixels"),
+        (encoded((5000, 4000)), "fewer than 20 megapixels"),
         (encoded((9, 9))[:40], "PNG"),
         (b"", "PNG"),
     ):
         with pytest.raises(InputError, match=says):
             vision.read_image(data)
+
+
+def saved(image, kind="PNG", **how):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **how)
+    return buffer.getvalue()
+
+
+def test_uploads_look_as_in_any_viewer():
+    grey = np.linspace(0, 65535, 12).astype(np.uint16).reshape(3, 4)
+    deep = vision.read_image(saved(Image.fromarray(grey)))
+    np.testing.assert_allclose(deep, np.repeat(grey[..., None] / 65535, 3, 2), atol=1e-6)
+    lying = Image.new("RGB", (30, 20))
+    lying.putpixel((0, 0), (255, 0, 0))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was held upright: a quarter turn clockwise
+    upright = vision.read_image(saved(lying, exif=turned))
+    assert upright.shape == (30, 20, 3)
+    np.testing.assert_array_equal(upright[0, -1], [1, 0, 0])
+    glass = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    assert vision.read_image(saved(glass)).min() == 1

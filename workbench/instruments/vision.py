@@ -20,7 +20,7 @@ from workbench.instruments import taps
 from workbench.models.devices import device_of
 from workbench.models.hub import LoadedModel
 
-MOST_PIXELS = 20_000_000  # a larger upload is refused before it is decoded
+MOST_PIXELS = 20_000_000  # an upload of as many is refused before it is decoded
 
 
 @dataclass(frozen=True)
@@ -360,23 +360,30 @@ def _verify(reader: VisionReader) -> None:
 def read_image(data: bytes) -> np.ndarray:
     """Return an uploaded picture as (h, w, 3) fp32 in [0, 1]; decoded by Pillow, never stored.
 
+    It stands as its camera says (EXIF), grey of 16 bits keeps its range, and what is transparent is white.
+
     Raises:
-        InputError: not a picture, more than 20 megapixels, or smaller than 2 x 2.
+        InputError: not a picture, 20 megapixels or more, or smaller than 2 x 2.
     """
     import io
 
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "BMP")) as opened:
             width, height = opened.size
-            if width * height > MOST_PIXELS:
-                raise InputError(
-                    expected("image", f"at most {MOST_PIXELS // 10**6} megapixels", f"{width} x {height}", "", "Scale it down")
-                )
+            if width * height >= MOST_PIXELS:
+                wanted = f"fewer than {MOST_PIXELS // 10**6} megapixels"
+                raise InputError(expected("image", wanted, f"{width} x {height}", "", "Scale it down"))
             if min(width, height) < 2:
                 raise InputError(expected("image", "at least 2 x 2 pixels", f"{width} x {height}", "", "Use a larger picture"))
-            return np.asarray(opened.convert("RGB"), np.float32) / 255
+            upright = ImageOps.exif_transpose(opened)
+            if upright.mode.startswith("I"):
+                return np.repeat(np.clip(np.asarray(upright, np.float32) / 65535, 0, 1)[..., None], 3, 2)
+            if upright.has_transparency_data:
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright.convert("RGBA"))
+            return np.asarray(upright.convert("RGB"), np.float32) / 255
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
         if isinstance(problem, InputError):
             raise
