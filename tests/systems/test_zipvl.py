@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 import workbench as wb
+from tests.instruments.test_router import make
 from workbench import data
 from workbench.errors import InputError, KindError, ModelError
 from workbench.instruments import taps
@@ -359,6 +361,36 @@ def test_captions_say_what_is_skipped_and_what_is_only_an_estimate(model: LlamaF
     keys = run(model, tau=0.8, skip="keys")
     share = keys.column("attention", "keep_ratio").mean()
     assert f"so attention takes {share:.0%} of its multiplications." in keys.text("kept_tokens")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "sentence"),
+    [
+        (
+            "DeepseekV3ForCausalLM",
+            {},
+            "ZipVL cannot run on it: layer 0 has keys of 16 and values of 8 numbers. Choose another model.",
+        ),
+        ("JambaForCausalLM", {"attn_layer_period": 2, "attn_layer_offset": 1}, "it has attention in 1 of its 2 layers"),
+        ("MptForCausalLM", {}, "its attention cannot be captured: its forward pass cannot be followed"),
+        ("RwkvForCausalLM", {}, "no attention layer ran: it has none, or computes it in code of its own"),
+        ("BartForConditionalGeneration", {}, "it reads with one stack and writes with another"),
+        ("Gemma2ForCausalLM", {}, "Gemma2ForCausalLM: ZipVL cannot run on it: layer 0 caps its scores. Choose another model."),
+        ("GptOssForCausalLM", {}, "layer 0 has a learned sink"),
+    ],
+)
+def test_models_that_cannot_be_thinned_out_say_why(kind: str, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ModelError, match=re.escape(sentence)):
+        wb.run("zipvl", model=make(kind, **changes), prompt=list(range(3, 33)), new_tokens=4, progress=False)
+
+
+def test_work_of_a_mixture_counts_the_experts_that_a_token_uses() -> None:
+    from workbench.systems.attention.zipvl_report import layer_macs
+
+    dense, mixture = make("LlamaForCausalLM").model, make("MixtralForCausalLM").model
+    attention = 4 * 32 * 32
+    assert layer_macs(dense, 2) == attention + 3 * 32 * 48
+    assert layer_macs(mixture, 2) == attention + 8 * 32 + 2 * 3 * 32 * 48  # the router, and two experts of eight
 
 
 def test_fixed_ratio_keeps_the_same_share_in_every_layer(model: LlamaForCausalLM) -> None:

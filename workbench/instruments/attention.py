@@ -8,6 +8,7 @@ position biases) is refused, not drawn wrongly.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from workbench import kernels
 from workbench.errors import InputError, ModelError, expected
 from workbench.instruments import taps
 from workbench.models.devices import beside, device_of
+
+log = logging.getLogger(__name__)
 
 CHECKED_TOKENS = 24
 WINDOW = 512  # most rows or columns of an exact window
@@ -117,10 +120,16 @@ def _checked_ids(model: Any, token_ids: Sequence[int] | np.ndarray) -> np.ndarra
     ids = np.asarray(token_ids, dtype=np.int64)
     if ids.ndim != 1 or ids.size < 2:
         raise InputError(expected("text", "at least two tokens", f"{ids.size}", "", "Write a sentence"))
-    context = getattr(taps.decoder(model).config, "max_position_embeddings", None)
+    context = context_of(taps.decoder(model))
     if context and ids.size > context:
         raise InputError(expected("text", f"at most {context} tokens (the model's context)", str(ids.size), "", "Shorten it"))
     return ids
+
+
+def context_of(inner: Any) -> int | None:
+    """Return how many tokens a decoder reads at most; None where its configuration names no bound."""
+    context = getattr(inner.config, "max_position_embeddings", None)
+    return int(context) if isinstance(context, int) and context > 0 else None
 
 
 def _check_windows(model: Any, windows: Sequence[Window], length: int) -> None:
@@ -150,15 +159,21 @@ def _why_not(model: Any) -> str:
     import torch
 
     inner = taps.decoder(model)
-    size = int(inner.config.vocab_size)
-    ids = np.random.default_rng(0).integers(0, size, min(CHECKED_TOKENS, getattr(inner.config, "max_position_embeddings", 64)))
+    if getattr(inner.config, "is_encoder_decoder", False):
+        return "it reads with one stack and writes with another, and a text alone has no attention of the second"
+    ids = np.random.default_rng(0).integers(0, int(inner.config.vocab_size), min(CHECKED_TOKENS, context_of(inner) or 64))
     try:
         seen = _capture(model, ids, _Pool(len(ids), len(ids), None, None, (), None))
+        eager = taps.decoder(taps.eager_view(model))
+        with torch.inference_mode():
+            maps = eager(input_ids=beside(eager, ids[None]), use_cache=False, output_attentions=True).attentions
     except ModelError as error:
         return str(error).rstrip(".")
-    eager = taps.decoder(taps.eager_view(model))
-    with torch.inference_mode():
-        maps = eager(input_ids=beside(eager, ids[None]), use_cache=False, output_attentions=True).attentions
+    except MemoryError:
+        raise  # says nothing of the model
+    except Exception as error:  # a class that goes its own way: whatever it stumbles over, it cannot be followed
+        log.warning("attention of %s", type(model).__name__, exc_info=True)
+        return f"its forward pass cannot be followed ({type(error).__name__})"
     if not maps or len(maps) != len(seen.layers):
         return "it does not return attention weights to compare with"
     truth = np.stack([layer[0].float().cpu().numpy() for layer in maps])
@@ -288,7 +303,8 @@ def _capture(model: Any, ids: np.ndarray, pool: _Pool, embeds: Any = None) -> At
     with torch.inference_mode(), taps.attending(pool):
         inner(**given, use_cache=False)
     if not pool.mass:
-        reason = "no attention layer ran" if not pool.calls else f"none of the layers {sorted(pool.layers or ())} exists"
+        none = "no attention layer ran: it has none, or computes it in code of its own"
+        reason = none if not pool.calls else f"none of the layers {sorted(pool.layers or ())} exists"
         raise ModelError(reason)
     pool.out.mass, pool.out.column_sum = np.stack(pool.mass), np.stack(pool.columns)
     pool.out.readers = np.stack(pool.received) if pool.received else pool.out.readers

@@ -114,8 +114,9 @@ def _mask(*args: Any, **options: Any) -> Any:
     return torch.full((1, 1, 1, 1), int(window), device=options.get("device", "cpu"))
 
 
-def _attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> tuple[Any, None]:
+def _attention(module: Any, query: Any, key: Any, value: Any, mask: Any = None, **options: Any) -> tuple[Any, None]:
     """Stand where transformers expects an attention function."""
+    mask = options.pop("attention_mask", mask)  # some classes name it
     scaling = options.pop("scaling", None)
     options.pop("dropout", None)
     layer = getattr(module, "layer_idx", None)

@@ -31,7 +31,7 @@ import numpy as np
 import param
 
 from workbench import data, kernels, models
-from workbench.errors import InputError, expected
+from workbench.errors import InputError, ModelError, expected
 from workbench.instruments import attention, taps
 from workbench.models.devices import beside
 from workbench.record import Record
@@ -233,14 +233,17 @@ class ZipVL(System):
         if self._loaded.is_table:
             raise InputError(expected("model", "a language model with attention", "a table", "", "Use smollm2-135m"))
         ids = self._read()
-        context = getattr(taps.decoder(self._loaded.model).config, "max_position_embeddings", len(ids) + self.new_tokens)
+        context = attention.context_of(taps.decoder(self._loaded.model)) or len(ids) + self.new_tokens
         if not 2 <= len(ids) <= context - self.new_tokens:
             room = f"2 to {context - self.new_tokens} tokens so that {self.new_tokens} more fit"
             raise InputError(expected("prompt", room, f"{len(ids)}", f"context {context}", "Change the text"))
         if max(ids) >= self._loaded.vocab_size or min(ids) < 0:
             raise InputError(expected("prompt", f"ids from 0 to {self._loaded.vocab_size - 1}", f"{min(ids)} to {max(ids)}"))
-        attention.verify(self._loaded.model)
         layers = taps.decoder(self._loaded.model).config.num_hidden_layers
+        able = attention.capture(self._loaded.model, [0, 0], bins=1).layers
+        if len(able) != layers:
+            why = f"it has attention in {len(able)} of its {layers} layers, and each must have it"
+            raise ModelError(f"{type(self._loaded.model).__name__}: ZipVL cannot run on it: {why}. Choose another model.")
         if self.look_layer >= layers and self.look_layer != type(self).knobs()["look_layer"].default:
             raise InputError(expected("look_layer", f"a layer from 0 to {layers - 1}", self.look_layer))
         self._look = min(self.look_layer, layers - 1)  # the default is a middle layer of the default model
@@ -287,6 +290,8 @@ class ZipVL(System):
     def layer(self, call: taps.Call, seen: Prefill) -> Any:
         """Return a layer's attention output with the unimportant tokens skipped; note what was seen."""
         attention.refuse_bent(call)
+        if call.key.shape[3] != call.value.shape[3]:
+            raise ModelError(f"layer {call.layer} has keys of {call.key.shape[3]} and values of {call.value.shape[3]} numbers")
         began = _now()
         mass = token_mass(call.query[0], call.key[0], self._probes, call.scaling)  # 1, 2: probe
         score, keep = self.choose(mass)  # 3, 4: dynamic ratio, important set
@@ -317,9 +322,13 @@ class ZipVL(System):
             return out
 
         began = _now()
-        with torch.inference_mode(), taps.attending(handler):
-            text = beside(view, self._ids[None])
-            out = view(input_ids=text, past_key_values=seen.cache, use_cache=True, logits_to_keep=1, **self._given)
+        text = beside(view, self._ids[None])
+        try:
+            with torch.inference_mode(), taps.attending(handler):
+                out = view(input_ids=text, past_key_values=seen.cache, use_cache=True, logits_to_keep=1, **self._given)
+        except ModelError as error:
+            name = type(self._loaded.model).__name__
+            raise ModelError(f"{name}: ZipVL cannot run on it: {str(error).rstrip('.')}. Choose another model.") from None
         seen.logits, seen.seconds = out.logits[0, -1].float(), _now() - began
         return seen
 

@@ -81,14 +81,27 @@ def _write_picture(system: ZipVL, tape: Tape, sparse: Prefill, compared: tuple[A
     )  # fmt: skip
 
 
+def layer_macs(inner: Any, layers: int) -> int:
+    """Return the multiplications with weights that a layer makes for one token, on average; of a mixture only the chosen experts."""
+    from workbench.instruments import router
+
+    weights = [(n, p) for n, p in inner.named_parameters() if p.ndim > 1 and "embed" not in n and not n.startswith("w")]
+    routed = [p.numel() for n, p in weights if ".experts." in n and "shared" not in n]
+    if routed:
+        found = router.capture(inner, [0])
+        idle = sum(routed) * (1 - found.top_k / found.experts)
+    else:
+        idle = 0.0
+    return round((sum(p.numel() for _, p in weights) - idle) / layers)
+
+
 def _facts(system: ZipVL, packed: list[LayerCache]) -> dict[str, Any]:
     """Return what `derive` needs besides the arrays."""
     inner = taps.decoder(system._loaded.model)
-    weights = sum(p.numel() for n, p in inner.named_parameters() if p.ndim == 2 and "embed" not in n and not n.startswith("w"))
     return {
         "probes": len(system._probes), "forced": system._forced, "run_tau": system.tau, "tau": system.tau, "count_sink": system.count_sink, "skip": system.skip, "others": system.others,
         "bits_high": system.bits_high, "bits_low": system.bits_low, "channels": packed[0].keys[0].shape[1],
-        "width": int(inner.config.hidden_size), "layer_macs": weights // len(packed),
+        "width": int(inner.config.hidden_size), "layer_macs": layer_macs(inner, len(packed)),
         "fixed_ratio": -1.0 if system.fixed_ratio is None else system.fixed_ratio,
     }  # fmt: skip
 
