@@ -259,6 +259,16 @@ def test_what_cannot_be_read_is_named_with_the_reason(kind: str, reason: str) ->
         router.capture(make(kind), IDS)
 
 
+def test_four_bit_experts_that_choose_by_themselves_are_refused() -> None:
+    from transformers.integrations.mxfp4 import Mxfp4GptOssExperts, Mxfp4GptOssMLP
+
+    model = make("GptOssForCausalLM")
+    for layer in model.model.layers:
+        layer.mlp = Mxfp4GptOssMLP(layer.mlp.router, Mxfp4GptOssExperts(model.config))
+    with pytest.raises(ModelError, match=r"MXFP4.*dequantize=True"):
+        router.capture(model, IDS)
+
+
 def test_two_stacks_are_refused() -> None:
     config = transformers.SwitchTransformersConfig(
         vocab_size=64,

@@ -28,6 +28,7 @@ UNSUPPORTED = {
     "DogeCDMoE": "it routes by product keys, so there is no logit for each expert, and mixes the tokens of a text when it does",
     "SwitchTransformersForConditionalGeneration": "it reads and writes with two stacks; a text alone has no routing of the second",
     "NllbMoeForConditionalGeneration": "it reads and writes with two stacks; a text alone has no routing of the second",
+    "Mxfp4GptOssExperts": "its experts are 4-bit (MXFP4) and their kernel chooses without asking the router module; loaded with Mxfp4Config(dequantize=True) it can be",
 }
 
 #: Routers whose decision can be read but not answered: what the experts get is computed elsewhere, or sorted already.
