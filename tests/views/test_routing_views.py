@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.views import routing
+from tests.views import routing, serving
 from tests.views.simulator import run_attrs
 from workbench import views
 from workbench.errors import InputError
@@ -143,3 +143,13 @@ def test_a_click_selects_in_every_picture_stays_through_the_layers_and_lets_go()
     bench._heard({"kind": "click", "place": "hero", "custom": 3})
     assert bench.selected is None
     assert "chosen expert" not in bench.stage.slots["hero"].picture.figure
+
+
+def test_names_of_hit_rates_stand_as_the_lines_lie_at_the_size_on_show() -> None:
+    for seed in range(4):
+        groups, attrs = serving.groups(seed)
+        record = Record.from_columns(groups, run_attrs(seed, {}), attrs)
+        size = record.group_attrs("curve/hit_rate")["cache_size"]
+        lines = [t for t in views.get("hit_rates").draw(record)["data"] if "reported" not in t["name"]]
+        heights = [t["y"][t["x"].index(size)] for t in lines]
+        assert heights == sorted(heights, reverse=True)

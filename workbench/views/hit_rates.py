@@ -30,10 +30,21 @@ _STYLE = {
 }
 
 
+def _order(record: Record, curves: Curves) -> list[str]:
+    """Return the names as the lines lie at the present size, the highest first; what is reported comes last."""
+    size = _size(record, curves)
+    names = [n for n in _STYLE if n in curves.names]
+    return sorted(names, key=lambda n: ("reported" in n, -_at(curves, n, size) if size in curves[n][0] else 0.0))
+
+
+def _size(record: Record, curves: Curves) -> int:
+    return int(record.group_attrs(GROUP).get("cache_size", np.median(curves["LRU"][0])))
+
+
 def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     """Return one line a policy over the size of the cache; the present size is a vertical line."""
     d, curves, data = house.design(theme), Curves(record, GROUP), []
-    for name in (n for n in _STYLE if n in curves.names):
+    for name in _order(record, curves):
         meaning, marker, dash = _STYLE[name]
         x, y, _, _ = curves[name]
         said = f"{name}, unverified" if "reported" in name else name
@@ -76,7 +87,7 @@ def _at(curves: Curves, name: str, size: int) -> float:
 def caption(record: Record) -> str:
     """Return what each policy hits at the present size, and what the published figures are."""
     curves = Curves(record, GROUP)
-    size = int(record.group_attrs(GROUP).get("cache_size", np.median(curves["LRU"][0])))
+    size = _size(record, curves)
     belady, lru, most = (_at(curves, n, size) for n in ("Belady, as far as the queue tells", "LRU", BOUND))
     text = f"With room for {size}, LRU finds {words(lru)} of the experts, Belady with the queue's knowledge {words(belady)}, and no cache could find more than {words(most)} in this order."
     if FREE in curves.names:
@@ -97,8 +108,7 @@ def say(record: Record) -> str:
             name + (", unverified" if "reported" in name else ""),
             *(f"{_at(curves, name, int(k)):.1%}" if k in curves[name][0] else "" for k in sizes),
         ]
-        for name in _STYLE
-        if name in curves.names
+        for name in _order(record, curves)
     ]
     return caption(record) + "\n\n" + table(["experts in the cache", *(f"{k:.0f}" for k in sizes)], rows)
 
