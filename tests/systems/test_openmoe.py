@@ -352,7 +352,8 @@ def test_what_a_token_costs_follows_the_number_of_experts_and_the_claims_follow_
         assert live.meter("active_parameters")["value"] == pytest.approx((whole - held * (1 - (top_k or 2) / 6)) / 1e6)
         true = OpenMoE(model=mixture, text=ids(120), top_k=top_k).record()
         assert true.meter("active_parameters")["value"] == pytest.approx(live.meter("active_parameters")["value"])
-        assert live.meter("drop_rate")["provenance"] == ("derived" if top_k is None else "estimated")
+        early = live.column("routing", "dropped")[:-1].any()  # routers behind a drop would see other inputs
+        assert live.meter("drop_rate")["provenance"] == ("estimated" if early or top_k in (1, 4) else "derived")
         late = [i for i, c in enumerate(live.column("claims", "claim")) if c == "later tokens are dropped more"]
         for name in ("value", "compared", "measure"):
             assert live.column("claims", name)[late] == true.column("claims", name)[late]
@@ -370,6 +371,40 @@ def test_any_mixture_opens_with_the_defaults_whatever_its_own_rule(kind: str) ->
     facts = record.group_attrs("routing")
     assert facts["top_k"] == facts["model_k"] == record["routing"].sizes["choice"]
     assert {"routing_map", "claims", "expert_load"} <= set(record.views())
+
+
+def test_a_replay_is_derived_until_a_layer_before_the_last_drops(mixture: Any) -> None:
+    system = OpenMoE(model=mixture, text=ids(120))
+    record = system.record()
+    for factor, provenance in ((0.5, "estimated"), (8.0, "derived")):
+        system.set(capacity_factor=factor)
+        live = system.rederive(record)
+        assert live.column("routing", "dropped").any() == (factor < 1)
+        for name in ("drop_rate", "load_imbalance", "kept_weight"):
+            assert live.meter(name)["provenance"] == provenance
+
+
+def test_an_expert_without_weights_needs_no_slot_and_costs_nothing() -> None:
+    model = make("LongcatFlashForCausalLM", num_experts_per_tok=4, num_experts_per_token=4, moe_topk=4)
+    record = OpenMoE(model=model, text=ids(40), capacity_factor=0.5).record()
+    facts, expert, dropped = record.group_attrs("routing"), *(record.column("routing", n) for n in ("expert", "dropped"))
+    assert (facts["experts"], facts["null"]) == (10, 2)
+    null = expert >= 8
+    assert null.any()
+    assert not dropped[null].any()
+    slots = analysis.capacity(40, 8, 4, 0.5)
+    for layer, gone in zip(expert, dropped):
+        for e in range(8):
+            assert (layer == e).sum() - ((layer == e) & gone).sum() == min(slots, (layer == e).sum())
+    held = sum(p.numel() for n, p in model.named_parameters() if ".experts." in n)
+    whole = sum(p.numel() for p in model.parameters())
+    used = (~null).sum() / (expert.shape[0] * expert.shape[1] * 8)
+    assert record.meter("active_parameters")["value"] == pytest.approx((whole - held * (1 - used)) / 1e6)
+    limited = OpenMoE(model=model, text=ids(40), capacity_factor=0.5)
+    limited.prepare()
+    found = limited.limited(wb.tape.NullTape())
+    assert found is not None
+    np.testing.assert_array_equal(found.dropped[0], dropped[0])
 
 
 def test_bounds_are_over_texts_which_are_what_was_drawn() -> None:

@@ -35,7 +35,7 @@ def groups(
     first = candidate[..., 0].astype(np.int64)
     made: dict[str, Any] = {
         "routing": columns | served,
-        "moe_layers": openmoe_report._layer_columns(1 + 2 * np.arange(layers), np.linspace(2.1, 2.4, layers), served),
+        "moe_layers": openmoe_report._layer_columns(1 + 2 * np.arange(layers), np.linspace(2.1, 2.4, layers), served, 0),
         "transition": {
             "share": np.stack([analysis.transitions(a, b, experts) for a, b in itertools.pairwise(first)]).astype(np.float32)
         },

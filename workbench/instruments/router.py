@@ -64,6 +64,7 @@ class Routing:
         logits: (L, N, E) fp32, raw router logits, batch-major: token b * T + t. experts: E. top_k: k of the model.
         expert: (L, N, k) int16 and weight (L, N, k) fp32: the model's own choice, heaviest first.
         rule: how weights follow from logits: "softmax" (probabilities as they are), "renormalised" (they sum to one), or "own".
+        null: how many of the last experts hold no weights: a token that chooses one passes as it is, or not at all.
     """
 
     layers: list[int]
@@ -72,6 +73,7 @@ class Routing:
     expert: np.ndarray
     weight: np.ndarray
     rule: str = "own"
+    null: int = 0
 
     @property
     def experts(self) -> int:
@@ -295,7 +297,9 @@ class Collector:
                 raise ModelError(
                     f"{kind} ({name}): expected logits, got numbers that sum to one: it returns probabilities under their name. Choose another model."
                 )
-        return Routing([self.made.routers[p][2] for p in places], names, logits, expert, weight, rule_of(logits, expert, weight))
+        layers, blocks = [self.made.routers[p][2] for p in places], dict(self.made.model.named_modules())
+        null = min(null_experts(blocks[n.rpartition(".")[0]], most) for n in names)
+        return Routing(layers, names, logits, expert, weight, rule_of(logits, expert, weight), null)
 
     @staticmethod
     def _one(parts: list[Seen]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -304,6 +308,12 @@ class Collector:
         logits, expert, weight = (torch.cat([getattr(s, n).cpu() for s in parts]) for n in ("logits", "expert", "weight"))
         order = weight.argsort(dim=1, descending=True, stable=True)
         return logits.numpy(), expert.gather(1, order).to(torch.int16).numpy(), weight.gather(1, order).numpy()
+
+
+def null_experts(block: Any, experts: int) -> int:
+    """Return how many of a router's `experts` its block holds no weights for."""
+    held: Any = getattr(getattr(block, "experts", None), "down_proj", None)
+    return max(0, experts - len(held)) if getattr(held, "ndim", 0) == 3 else 0
 
 
 def rule_of(logits: np.ndarray, expert: np.ndarray, weight: np.ndarray, tolerance: float = 1e-4) -> str:

@@ -63,7 +63,14 @@ class Service(NamedTuple):
 
 
 def serve(
-    expert: np.ndarray, weight: np.ndarray, groups: list[slice], experts: int, factor: float, order: str, seed: int = 0
+    expert: np.ndarray,
+    weight: np.ndarray,
+    groups: list[slice],
+    experts: int,
+    factor: float,
+    order: str,
+    seed: int = 0,
+    null: int = 0,
 ) -> Service:
     """Dispatch every layer and group under the capacity that `factor` gives: one call of the kernel `expert_dispatch`.
 
@@ -71,19 +78,20 @@ def serve(
 
     Args:
         expert: (L, N, k) chosen experts, heaviest first. weight: (L, N, k). order: "token", "random" or "priority".
+        null: the last experts, which compute nothing: they need no slots and drop nobody.
     """
     layers, tokens, top_k = expert.shape
     group = np.zeros(tokens, np.int32)
     for number, g in enumerate(groups):
         group[g] = number
-    slots = np.array([capacity(g.stop - g.start, experts, top_k, factor) for g in groups])
+    slots = np.array([capacity(g.stop - g.start, experts - null, top_k, factor) for g in groups])
     own = np.arange(layers, dtype=np.int32)[:, None] * len(groups) + group
     flat = (own[..., None] * experts + expert).reshape(layers * tokens, top_k)
     count = layers * len(groups) * experts
     rank = kernels.expert_dispatch(flat, weight.reshape(flat.shape), count, tokens * top_k, order, seed).slot.reshape(
         expert.shape
     )
-    return Service(np.where(rank < slots[group][:, None], rank, -1), slots)
+    return Service(np.where((rank < slots[group][:, None]) | (expert >= experts - null), rank, -1), slots)
 
 
 def drop_probability(position: int, law: np.ndarray, slots: int) -> float:

@@ -158,7 +158,7 @@ class OpenMoE(System):
         router.refuse(self._loaded.model)
         self._texts = self._read()
         probe = router.capture(self._loaded.model, self._texts.ids[0, :64])
-        self._rule, self._model_k, self._experts = probe.rule, probe.top_k, probe.experts
+        self._rule, self._model_k, self._experts, self._null = probe.rule, probe.top_k, probe.experts, probe.null
         self._k = self.top_k or probe.top_k
         report.refuse({"top_k": self._k, "experts": probe.experts, "rule": probe.rule, "model_k": probe.top_k})
 
@@ -254,11 +254,13 @@ class _Limit:
 
         system = self.system
         expert, weight = ranked(seen.logits.cpu().numpy(), seen.expert.cpu().numpy(), seen.weight.cpu().numpy(), system)
-        most = analysis.capacity(len(expert), seen.logits.shape[1], system._k, system.capacity_factor)
+        real = seen.logits.shape[1] - system._null
+        most = analysis.capacity(len(expert), real, system._k, system.capacity_factor)
         seed = system.seed + 7919 * len(self.dropped) + self.group
         slot = kernels.expert_dispatch(expert, weight, seen.logits.shape[1], most, system.order, seed).slot
-        self.dropped[seen.place] = slot < 0
-        kept = np.where(slot < 0, np.float32(0), weight)
+        dropped = (slot < 0) & (expert < real)
+        self.dropped[seen.place] = dropped
+        kept = np.where(dropped, np.float32(0), weight)
         device = seen.expert.device
         return torch.from_numpy(expert.astype(np.int64)).to(device), torch.from_numpy(kept).to(device)
 

@@ -66,7 +66,7 @@ def write(system: OpenMoE, tape: Tape, found: Routing, free: Pass, limited: Pass
     }  # fmt: skip
     facts = {
         "experts": found.experts, "rule": found.rule, "model_k": found.top_k, "outside": [k for k in dict.fromkeys(kind) if k in domains.OUTSIDE],
-        "seed": int(system.seed),
+        "seed": int(system.seed), "null": found.null,
     }  # fmt: skip
     knobs = live_of(system, facts)
     facts |= knobs | {f"run_{n}": value for n, value in knobs.items()}
@@ -101,6 +101,11 @@ def live_of(system: OpenMoE, facts: dict[str, Any]) -> dict[str, Any]:
     return {n: getattr(system, n) for n in LIVE} | {"top_k": system.top_k or int(facts["model_k"])}
 
 
+def null_of(facts: dict[str, Any]) -> int:
+    """Return how many of the last experts compute nothing."""
+    return int(facts.get("null", 0))
+
+
 def serve(facts: dict[str, Any], columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return expert, weight, dropped, load and served under the limit that `facts` say."""
     from workbench.systems.routing.openmoe import choose
@@ -109,7 +114,7 @@ def serve(facts: dict[str, Any], columns: dict[str, np.ndarray]) -> dict[str, np
     groups = analysis.groups_of(columns["text"], columns["domain"], int(facts["group_size"]))
     experts = int(facts["experts"])
     slot = analysis.serve(
-        expert, weight, groups, experts, float(facts["capacity_factor"]), str(facts["order"]), int(facts["seed"])
+        expert, weight, groups, experts, float(facts["capacity_factor"]), str(facts["order"]), int(facts["seed"]), null_of(facts)
     ).slot
     dropped = slot < 0
     load = np.stack([np.bincount(e.ravel(), minlength=experts) for e in expert])
@@ -123,17 +128,22 @@ def serve(facts: dict[str, Any], columns: dict[str, np.ndarray]) -> dict[str, np
     }
 
 
-def _layer_columns(layer: Any, balance: Any, served: dict[str, np.ndarray]) -> dict[str, Any]:
-    load = served["load"]
+def _layer_columns(layer: Any, balance: Any, served: dict[str, np.ndarray], null: int) -> dict[str, Any]:
+    load = real_load(served, null)
     return {
         "step": np.arange(len(load), dtype=np.int32), "layer": np.asarray(layer, np.int32), "balance": np.asarray(balance, float),
         "imbalance": load.max(1) / load.mean(1), "dropped": served["dropped"].mean((1, 2)),
     }  # fmt: skip
 
 
+def real_load(served: dict[str, np.ndarray], null: int) -> np.ndarray:
+    """Return the load of the experts that compute, (L, E - null)."""
+    return served["load"][:, : served["load"].shape[1] - null]
+
+
 def _write_layers(tape: Tape, found: Routing, served: dict[str, np.ndarray]) -> None:
     balance = [analysis.load_balance(x, e) for x, e in zip(found.logits, found.expert)]
-    tape.write("moe_layers", **_layer_columns(found.layers, balance, served))
+    tape.write("moe_layers", **_layer_columns(found.layers, balance, served, found.null))
 
 
 def groupings(columns: dict[str, np.ndarray], first: np.ndarray, experts: int) -> dict[str, Rows]:
@@ -309,10 +319,10 @@ def _write_meters(system: OpenMoE, tape: Tape, found: Routing, passes: tuple[Any
         tape, "throughput", 1 / speed["read"], "tokens/s, routing read", kind="speed", better="higher", baseline=1 / speed["alone"],
         baseline_name="the model alone, in turn", samples=11,
     )  # fmt: skip
-    write_meter(tape, **active_meter(*parameters(system._loaded.model, found), system._k / found.experts))
+    write_meter(tape, **active_meter(*parameters(system._loaded.model, found), used_share(served, found.null)))
     if limited is not None and free.loss.size:
         _write_limited(tape, free, limited)
-    for row in served_meters(served, served_slots(system, found)):
+    for row in served_meters(served, served_slots(system, found), system._k == found.top_k, found.null):
         write_meter(tape, **row)
 
 
@@ -337,6 +347,12 @@ def parameters(model: Any, found: Routing) -> tuple[int, int]:
     return sum(p.numel() for p in model.parameters()), sum(held)
 
 
+def used_share(served: dict[str, np.ndarray], null: int) -> float:
+    """Return the share of the experts with weights that a token goes to, mean: K / E where there are no others."""
+    load = real_load(served, null)
+    return float(load.sum() / load.size / served["expert"].shape[1])
+
+
 def active_meter(total: int, held: int, share: float) -> dict[str, Any]:
     """Return the parameters that one token uses where it goes to a `share` of the experts."""
     return {
@@ -349,7 +365,7 @@ def served_slots(system: OpenMoE, found: Routing) -> float:
     """Return slots that are reserved, per choice (the padding of the paper's grouped products)."""
     _, _, text, kind = system._texts.flat()
     groups = analysis.groups_of(text, kind, system.group_size)
-    return slots_per_choice(groups, found.experts, system._k, system.capacity_factor)
+    return slots_per_choice(groups, found.experts - found.null, system._k, system.capacity_factor)
 
 
 def slots_per_choice(groups: list[slice], experts: int, top_k: int, factor: float) -> float:
@@ -358,13 +374,13 @@ def slots_per_choice(groups: list[slice], experts: int, top_k: int, factor: floa
     return reserved / (top_k * sum(g.stop - g.start for g in groups))
 
 
-def served_meters(served: dict[str, np.ndarray], slots: float, moved: bool = False) -> list[dict[str, Any]]:
+def served_meters(served: dict[str, np.ndarray], slots: float, own_k: bool = True, null: int = 0) -> list[dict[str, Any]]:
     """Return the meters that follow from the recorded candidates for any limit: drops, imbalance, padding, weight that is kept.
 
-    Once the limit has `moved` they are estimates of a run with it: behind the first layer that drops, routers would see other inputs.
+    They are estimates where a layer before the last drops, or K is not the model's: routers behind it would see other inputs.
     """
-    how = "estimated" if moved else "derived"
-    dropped, load, weight = served["dropped"], served["load"], served["weight"]
+    how = "derived" if own_k and not served["dropped"][:-1].any() else "estimated"
+    dropped, load, weight = served["dropped"], real_load(served, null), served["weight"]
     kept = float(weight[~dropped].sum(dtype=np.float64) / weight.sum(dtype=np.float64))
     imbalance = load.max(1) / load.mean(1)
     return [
@@ -480,15 +496,15 @@ def derive(system: OpenMoE, record: Record) -> Columns:
     served = serve(facts, old)
     layers = {n: record.column("moe_layers", n) for n in record.variables("moe_layers")}
     groups = analysis.groups_of(old["text"], old["domain"], int(facts["group_size"]))
-    slots = slots_per_choice(groups, int(facts["experts"]), int(facts["top_k"]), float(facts["capacity_factor"]))
+    null = null_of(facts)
+    slots = slots_per_choice(groups, int(facts["experts"]) - null, int(facts["top_k"]), float(facts["capacity_factor"]))
     moved = any(facts[n] != facts[f"run_{n}"] for n in LIVE)
-    rows = served_meters(served, slots, moved)
+    rows = served_meters(served, slots, facts["top_k"] == facts["model_k"], null)
     if "parameters" in facts:
-        share = facts["top_k"] / facts["experts"]
-        rows.append(active_meter(int(facts["parameters"]), int(facts["expert_parameters"]), share))
+        rows.append(active_meter(int(facts["parameters"]), int(facts["expert_parameters"]), used_share(served, null)))
     made: dict[str, Any] = {
         "routing": old | served,
-        "moe_layers": layers | _layer_columns(layers["layer"], layers["balance"], served),
+        "moe_layers": layers | _layer_columns(layers["layer"], layers["balance"], served, null),
         "curve/drops": drop_curves(facts, old, served["dropped"]),
         "meters": _replaced(record, rows, moved),
     }
