@@ -218,6 +218,25 @@ def test_intervals_of_what_an_id_explains_hold_the_truth_for_laws_of_several_for
     assert off.mean() < 0.02
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.4, 1.0])
+def test_what_context_adds_to_an_id_is_told_from_what_the_id_says(strength: float) -> None:
+    """Two routers with one strength: of the id alone, where the id before adds nothing, and of both ids' sum, where neither says anything alone."""
+    rng = np.random.default_rng(8)
+    token, text = rng.integers(0, 24, 6000), np.repeat(np.arange(60), 100)
+    before, free = np.r_[0, token[:-1]], rng.random(6000) >= strength
+    p = np.full(8, (1 - strength) / 8)
+    p[0] += strength
+    truth = 1 + float((p * np.log(np.maximum(p, 1e-300))).sum()) / math.log(8)
+    for law, own, added in ((token, truth, 0.0), (token + before, 0.0, truth)):
+        expert = np.where(free, rng.integers(0, 8, 6000), law % 8)
+        alone = analysis.explained(token, expert, text, 8)
+        context = analysis.explained(before * 1000, expert, text, 8, given=token * 1000)
+        assert alone.share == pytest.approx(own, abs=0.03)
+        assert context.share == pytest.approx(added, abs=0.03)
+        assert context.low <= added + 1e-6
+        assert context.high >= added - 1e-6
+
+
 def test_information_of_a_table_by_hand() -> None:
     table = np.array([[30.0, 10.0], [10.0, 50.0]])
     joint = table / 100

@@ -45,7 +45,7 @@ def groups(
     }
     made["curve/drop_quality"] = made["curve/drops"]
     made["curve/information"] = openmoe_report.joined([
-        openmoe_report.curve(name, 1 + 2 * np.arange(layers), np.full(layers, y), y - 0.05, y + 0.05) for name, y in (("token id", 0.8), ("position", 0.01), ("token id, chance", 0.1))
+        openmoe_report.curve(name, 1 + 2 * np.arange(layers), np.full(layers, y), y - 0.05, y + 0.05) for name, y in (("token id", 0.8), ("position", 0.01), ("token id, chance", 0.1), ("position, the id given", 0.05))
     ])  # fmt: skip
     kinds = np.unique(kind, return_inverse=True)
     for name, names, value in (

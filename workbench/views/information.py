@@ -19,7 +19,10 @@ _STYLE = {
     "the id before": ("proposed", "square"),
     "position": ("chosen", "diamond"),
     "kind of text": ("accepted", "triangle-up"),
+    "the id before, the id given": ("proposed", "square-dot"),
+    "kind of text, the id given": ("accepted", "triangle-up-dot"),
 }
+GIVEN = ", the id given"
 
 
 def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
@@ -54,10 +57,17 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
 def caption(record: Record) -> str:
     """Return the best predictor and the others, mean over layers."""
     curves = Curves(record, GROUP)
-    mean = {n: float(curves[n][1].mean()) for n in curves.names if not n.endswith(", chance")}
+    every = {n: float(curves[n][1].mean()) for n in curves.names if not n.endswith(", chance")}
+    added, mean = ({n: v for n, v in every.items() if n.endswith(GIVEN) == g} for g in (True, False))
     best = max(mean, key=lambda n: mean[n])
     rest = ", ".join(f"{n} {v:.0%}" for n, v in mean.items() if n != best)
-    return f"The {best.removeprefix('the ')} explains {mean[best]:.0%} of what decides the first expert; {rest} (mean over layers, each by itself)."
+    said = f"The {best.removeprefix('the ')} explains {mean[best]:.0%} of what decides the first expert; {rest} (mean over layers, each by itself)."
+    more = ", ".join(f"{n.removesuffix(GIVEN)} {v:.0%}" for n, v in added.items())
+    return said + (
+        f" Context can have at most the {1 - mean['token id']:.0%} that the id leaves open; beyond the id, {more}."
+        if more
+        else ""
+    )
 
 
 def say(record: Record) -> str:
@@ -78,7 +88,8 @@ VIEW = View(
     question="What predicts the expert?",
     reading=(
         "Mutual information between a value and the first expert, as a share of the expert's entropy: 100 % means the value decides, 0 % that it says nothing. Adjusted for chance: what shuffled "
-        "values would explain (open grey marks; more, the rarer the values are) is taken off. Bars are 95 % intervals from leaving out tenths of the texts."
+        'values would explain (open grey marks; more, the rarer the values are) is taken off. Bars are 95 % intervals from leaving out tenths of the texts. "The id given": what the value adds to the '
+        "token id, judged where the same pair comes again. A router without noise is decided by id and context together, so what the id leaves open is context's."
     ),
     draw=draw,
     say=say,

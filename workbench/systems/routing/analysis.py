@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -162,10 +162,38 @@ def adjusted(
     return ((found - null) / (own - null) if own - null > 1e-9 else 0.0), (null / own if own else 0.0)
 
 
+def adjusted_given(
+    values: np.ndarray, given: np.ndarray, expert: np.ndarray, experts: int, rng: np.random.Generator, shuffles: int = 5
+) -> tuple[float, float]:
+    """Return I(value; expert | given) beyond chance, and what chance alone gives, both as shares of H(expert).
+
+    Values are shuffled among the tokens of one `given`. What is adjusted is the share of what `given` leaves open; values that
+    came once with their `given` say nothing, so the pairs that repeat speak for all.
+    """
+    cell = lambda v: np.unique(given.astype(np.int64) * (int(values.max()) + 1) + v, return_inverse=True)[1]  # noqa: E731
+    told = lambda v: information(counts(v, expert, experts), correct=False)  # noqa: E731
+    first, own = told(given), entropy(np.bincount(expert, minlength=experts))
+    place, nulls = np.argsort(given, kind="stable"), []
+    for _ in range(shuffles):
+        mixed = np.empty_like(values)
+        mixed[place] = values[np.lexsort((rng.random(len(given)), given))]
+        nulls.append(told(cell(mixed)) - first)
+    found, null, left = told(cell(values)) - first, float(np.mean(nulls)), own - first
+    if left - null < 1e-9 or not own:
+        return 0.0, (null / own if own else 0.0)
+    return (found - null) / (left - null) * (1 - adjusted(given, expert, experts, rng, shuffles)[0]), null / own
+
+
 def explained(
-    values: np.ndarray, expert: np.ndarray, text: np.ndarray, experts: int, seed: int = 0, folds: int = 10
+    values: np.ndarray,
+    expert: np.ndarray,
+    text: np.ndarray,
+    experts: int,
+    seed: int = 0,
+    folds: int = 10,
+    given: np.ndarray | None = None,
 ) -> Explained:
-    """Return how much of the first expert a value explains beyond chance, with a 95 % interval.
+    """Return how much of the first expert a value explains beyond chance (or beyond what `given` explains), with a 95 % interval.
 
     The interval is Student's over tenths of the texts left out in turn, and `OWN_ERROR` beside it: between its ends, where it is
     exact, the estimate may read high or low by the form of the law, which no sample of this size tells.
@@ -173,10 +201,16 @@ def explained(
     from scipy.stats import t
 
     values = np.unique(values, return_inverse=True)[1]  # a vocabulary is large, what a text uses of it is not
-    rng = np.random.default_rng(seed)
-    share, chance = adjusted(values, expert, experts, rng)
+    rng, first = np.random.default_rng(seed), None if given is None else np.unique(given, return_inverse=True)[1]
+
+    def found(k: Any, shuffles: int) -> tuple[float, float]:
+        if first is None:
+            return adjusted(values[k], expert[k], experts, rng, shuffles)
+        return adjusted_given(values[k], first[k], expert[k], experts, rng, shuffles)
+
+    share, chance = found(slice(None), 5)
     keep = [text % folds != f for f in range(folds) if (text % folds == f).any()]
-    left = np.array([adjusted(values[k], expert[k], experts, rng, 2)[0] for k in keep if k.any()])
+    left = np.array([found(k, 2)[0] for k in keep if k.any()])
     n = len(left)
     half = float(t.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * np.sum((left - left.mean()) ** 2))) if n > 1 else float("nan")
     half += OWN_ERROR * 4 * max(0.0, share * (1 - share))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CLAIM = ("claim", "measure", "value", "low", "high", "compared", "compared_name", "verdict")
 LIVE = ("capacity_factor", "order", "top_k", "group_size")
+GIVEN = ", the id given"
 BINS = 16  # of positions, in the drop curves
 MOST_TOKENS = 14  # token ids shown with their own shares
 PROBES = {"moe-8": ("e8", 8), "moe-16": ("e16", 16)}
@@ -185,14 +186,16 @@ def _rows_of(values: np.ndarray, first: np.ndarray, rows: np.ndarray, experts: i
 def _write_information(
     system: OpenMoE, tape: Tape, columns: dict[str, np.ndarray], first: np.ndarray, found: Routing
 ) -> dict[str, list[analysis.Explained]]:
-    """Write and return what explains the first choice, by layer: token id, the id before it, position and kind."""
+    """Write and return what explains the first choice, by layer: token id, the id before it, position and kind, and what context adds to the id."""
     kinds = np.unique(columns["domain"], return_inverse=True)[1]
     before = np.where(columns["position"] > 0, np.r_[0, columns["token_id"][:-1]], columns["token_id"].max() + 1)
     values = {"token id": columns["token_id"], "the id before": before, "position": columns["position"], "kind of text": kinds}
     shares: dict[str, list[analysis.Explained]] = {}
     parts: list[Rows] = []
-    for name, v in values.items():
-        shares[name] = [analysis.explained(v, f, columns["text"], found.experts, int(system.seed)) for f in first]
+    asked: list[tuple[str, Any, Any]] = [(name, v, None) for name, v in values.items()]
+    asked += [(f"{name}{GIVEN}", values[name], columns["token_id"]) for name in ("the id before", "kind of text")]
+    for name, v, given in asked:
+        shares[name] = [analysis.explained(v, f, columns["text"], found.experts, int(system.seed), given=given) for f in first]
         y, low, high, chance = np.array(shares[name]).T
         parts += [curve(name, found.layers, y, low, high), curve(f"{name}, chance", found.layers, chance)]
     tape.write("curve/information", **joined(parts))
