@@ -18,7 +18,7 @@ from workbench.instruments import neurons
 from workbench.record import Record
 from workbench.system import get
 from workbench.systems.routing import experts as cut
-from workbench.systems.routing import serving
+from workbench.systems.routing import read_me_serving, serving
 from workbench.systems.routing.read_me import TRAINED
 from workbench.systems.routing.serving import Requests, Rules, serve
 
@@ -225,6 +225,7 @@ def test_a_live_knob_serves_the_same_requests_as_a_new_run_would(run: Record) ->
         {"router": "random"},
         {"prefetch": False},
         {"loading": "measured copy"},
+        {"permanent": False},
     ):
         system.set(**knobs)
         moved = system.rederive(run)
@@ -233,6 +234,21 @@ def test_a_live_knob_serves_the_same_requests_as_a_new_run_would(run: Record) ->
     again = system.rederive(moved)
     for group in run.groups:
         assert again[group].equals(run[group]), group
+
+
+def test_without_a_permanent_part_each_load_brings_the_whole_expert(run: Record) -> None:
+    config = models.load(QUICK["model"]).model.config
+    whole = run.column("masks", "kept").sum(0) * config.intermediate_size * 3 * config.hidden_size * 4  # three products, fp32
+    own = run.column("loads", "bytes")
+    np.testing.assert_allclose(own + read_me_serving.shared_bytes(run), whole, rtol=1e-5)
+    for loading in ("bandwidth", "measured copy"):
+        plain, more = (read_me_serving.machine_of(run, loading, 1.0, p).load_ms for p in (True, False))
+        np.testing.assert_allclose(more.sum() / plain.sum(), whole.sum() / own.sum(), rtol=1e-5)
+    system, moved = get("read_me")(**QUICK, study=True), {}
+    for permanent in (True, False):
+        system.set(permanent=permanent)
+        moved[permanent] = system.rederive(run).meter("loaded")["value"]
+    assert moved[False] > moved[True] > 0
 
 
 def test_all_neurons_kept_is_the_dense_model_exactly() -> None:

@@ -294,6 +294,19 @@ def test_plans_hold_what_is_queued_and_nothing_else() -> None:
     assert serve(lonely, MACHINE, Rules(cache_size=2), keep_plans=True).planned.tolist() == [0] * 6
 
 
+def test_a_lookahead_without_end_sees_the_whole_queue() -> None:
+    """Everything waits from the start and generates nothing: the queue is the future, and Belady's rule is the optimum."""
+    asked = traffic(6, count=120)
+    still = Requests(asked.expert, asked.length, asked.length, asked.gap * 0)
+    rules = Rules("fifo", max_tokens=6, cache_size=2, lookahead=None)
+    served = serve(still, MACHINE, rules, keep_plans=True)
+    assert served.planned[0] > serving.MOST_AHEAD
+    for b in range(len(served.tokens)):
+        assert served.plans[b, : served.planned[b]].tolist() == served.use_expert[served.use_batch > b].tolist()
+    assert served.hit.sum() == most_hits(served.use_expert, 2, 4)
+    np.testing.assert_array_equal(serving.replay(served, rules, 4), served.hit)
+
+
 @pytest.mark.parametrize("at_hand", [False, True])
 def test_no_policy_beats_the_bound_and_a_cache_for_all_misses_once(at_hand: bool) -> None:
     rules = Rules(max_tokens=16, arrival_rate=100.0, at_hand_first=at_hand)

@@ -75,7 +75,7 @@ class Costs:
 
 
 _START: dict[str, Any] = {
-    "keep": 0.5, "router": "learned", "batching": "expert-aware", "policy": "belady", "cache_size": 3, "lookahead": 16, "prefetch": True,
+    "keep": 0.5, "router": "learned", "batching": "expert-aware", "policy": "belady", "cache_size": 3, "lookahead": 16, "permanent": True, "prefetch": True,
     "at_hand_first": False, "max_tokens": 64, "arrival_rate": 2.0, "loading": "bandwidth", "bandwidth": 1.0,
     "windows": 2, "study": False,
 }  # fmt: skip
@@ -134,14 +134,18 @@ class ReadMe(System):
         doc="Who leaves a full cache: used longest ago, least often, needed last by what the queue tells, or anyone.",
     )  # fmt: skip
     lookahead = knob(
-        param.Integer, 16, bounds=(0, serving.MOST_AHEAD), live=True, unit="uses",
-        doc="How many uses of experts ahead Belady may look; never beyond the tokens in the queue. 0 is LRU.",
+        param.Integer, 16, allow_None=True, bounds=(0, serving.MOST_AHEAD), live=True, unit="uses",
+        doc="How many uses of experts ahead Belady may look; never beyond the tokens in the queue. 0 is LRU; auto: all that the queue tells.",
     )  # fmt: skip
     batching = knob(
         param.Selector, "expert-aware", objects=list(serving.BATCHINGS), live=True,
         doc="Who comes into a batch: requests in order, those that generate first, new ones first, or the expert with most tokens.",
     )  # fmt: skip
     max_tokens = knob(param.Integer, 64, bounds=(16, 256), live=True, unit="tokens", doc="Room of a batch.")
+    permanent = knob(
+        param.Boolean, True, live=True,
+        doc="Neurons that all experts share stay at hand; off: each load brings them again, and a place in the cache holds them too.",
+    )  # fmt: skip
     prefetch = knob(param.Boolean, True, live=True, doc="Load the next layer's part of an expert while this layer computes.")
     at_hand_first = knob(
         param.Boolean, False, live=True,

@@ -78,13 +78,28 @@ def requests_of(record: Record, router: str) -> serving.Requests:
     return serving.Requests(expert, prompt, prompt + output, record.column("traffic", "gap"))
 
 
-def machine_of(record: Record, loading: str, bandwidth: float) -> serving.Machine:
-    """Return the measured costs of the run, with loads as measured copies or as bytes over a bandwidth (GB/s)."""
+def shared_bytes(record: Record) -> float:
+    """Return the bytes of what all experts share, from those of their own parts (layers of one width)."""
+    kept, shared = (record.column("masks", n).astype(np.float64) for n in ("kept", "permanent"))
+    own = (kept - shared[:, None]).sum()
+    if own < 1e-9:
+        raise InputError(expected("permanent", "True where no expert holds a neuron of its own", False))
+    return float(shared.sum() * record.column("loads", "bytes").sum() / own)
+
+
+def machine_of(record: Record, loading: str, bandwidth: float, permanent: bool = True) -> serving.Machine:
+    """Return the measured costs of the run, with loads as measured copies or as bytes over a bandwidth (GB/s).
+
+    Args:
+        permanent: what all experts share is not loaded; else copies take longer in proportion to the bytes.
+    """
     load = (
         record.column("loads", "copied_ms")
         if loading == "measured copy"
         else simulated(record.column("loads", "bytes"), bandwidth)
     )
+    if not permanent:
+        load = load + shared_bytes(record) * load.sum() / record.column("loads", "bytes").sum()
     sizes, rest, expert = (record.column("service", n) for n in ("tokens", "rest_ms", "expert_ms"))
     attrs = record.group_attrs("service")
     rest = rest + sizes * float(attrs.get("router_ms_per_token", 0.0))
@@ -112,9 +127,10 @@ def derive(system: ReadMe, record: Record) -> Columns:
     experts = record.column("masks", "shared").shape[1]
     if system.cache_size > experts:
         raise InputError(expected("cache_size", f"1 to {experts} (the experts of this run)", system.cache_size))
-    requests, machine = requests_of(record, system.router), machine_of(record, system.loading, system.bandwidth)
+    requests, machine = requests_of(record, system.router), machine_of(record, system.loading, system.bandwidth, system.permanent)
     shown = serving.serve(requests, machine, rules_of(system), keep_plans=True)
-    size = record.column("loads", "bytes")
+    own = record.column("loads", "bytes")
+    size = own if system.permanent else own + shared_bytes(record)
     rivals = {
         (batching, policy): serving.serve(requests, machine, rules_of(system, batching=batching, policy=policy))
         for batching in serving.BATCHINGS
@@ -129,7 +145,7 @@ def derive(system: ReadMe, record: Record) -> Columns:
     made["meters"] = _replaced(record, [*meters, _read_meter(record, system.router)])
     made["claims"] = _with_claims(record, _served_claims(system, rivals))
     made["loads"] = {n: record.column("loads", n) for n in record.variables("loads")} | {
-        "simulated_ms": simulated(size, system.bandwidth)
+        "simulated_ms": simulated(own, system.bandwidth)
     }
     facts = dict(record.group_attrs("routing"))
     if facts["router"] != system.router:
@@ -138,8 +154,19 @@ def derive(system: ReadMe, record: Record) -> Columns:
         made |= routed(columns, choice, experts)
     rules = {
         n: getattr(system, n)
-        for n in ("batching", "policy", "cache_size", "lookahead", "max_tokens", "arrival_rate", "prefetch", "router")
+        for n in (
+            "batching",
+            "policy",
+            "cache_size",
+            "lookahead",
+            "max_tokens",
+            "arrival_rate",
+            "prefetch",
+            "permanent",
+            "router",
+        )
     }
+    rules["lookahead"] = "queue" if system.lookahead is None else system.lookahead
     attrs = {
         "routing": facts | {"router": system.router}, "batches": rules | {"names": list(facts["names"])}, "strategies": rules,
         "curve/hit_rate": LABELS["curve/hit_rate"] | rules, "loads": {"bandwidth": float(system.bandwidth), "loading": system.loading},

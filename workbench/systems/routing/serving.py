@@ -24,6 +24,7 @@ from workbench.errors import InputError, expected, unknown
 BATCHINGS = ("fifo", "decode-first", "prefill-first", "expert-aware")
 POLICIES = ("lru", "lfu", "belady", "random")
 MOST_AHEAD = 64  # uses of experts that a plan of the queue holds
+WHOLE_QUEUE = 1024  # the same, where all that the queue tells is asked for
 
 
 @dataclass(frozen=True)
@@ -69,23 +70,28 @@ class Machine:
 
 @dataclass(frozen=True)
 class Rules:
-    """How requests are served; the knobs of the same names."""
+    """How requests are served; the knobs of the same names. A look-ahead of None is all that the queue tells."""
 
     batching: str = "expert-aware"
     policy: str = "belady"
     cache_size: int = 3
-    lookahead: int = 16
+    lookahead: int | None = 16
     max_tokens: int = 64
     arrival_rate: float = 4.0
     prefetch: bool = True
     at_hand_first: bool = False
     seed: int = 0
 
+    @property
+    def ahead(self) -> int:
+        """The look-ahead in uses."""
+        return WHOLE_QUEUE if self.lookahead is None else self.lookahead
+
 
 class Served(NamedTuple):
     """What happened: B batches, U uses of an expert (one for each expert of each batch), R requests.
 
-    `plans` (B, MOST_AHEAD) and `planned` (B,) are what the queue told after each batch (empty unless asked for).
+    `plans` (B, MOST_AHEAD or WHOLE_QUEUE) and `planned` (B,) are what the queue told after each batch (empty unless asked for).
     """
 
     start_ms: np.ndarray
@@ -132,13 +138,14 @@ def serve(requests: Requests, machine: Machine, rules: Rules, keep_plans: bool =
     times = [np.zeros(most) for _ in range(4)]
     whole = [np.zeros(most, np.int64) for _ in range(3)]
     resident = np.zeros((most, experts), np.bool_)
-    plans, planned = np.full((most if keep_plans else 1, MOST_AHEAD), -1, np.int8), np.zeros(most, np.int64)
+    width = max(MOST_AHEAD, rules.ahead)
+    plans, planned = np.full((most if keep_plans else 1, width), -1, np.int8), np.zeros(most, np.int64)
     uses = [np.zeros(most, np.int64) for _ in range(3)] + [np.zeros(most, np.bool_), np.zeros(most, np.int64)]
     first, finish, counts = np.full(count, -1.0), np.zeros(count), np.zeros(2, np.int64)
     simulate: Any = loops.simulate
     simulate(
         requests.expert.astype(np.int64), requests.run_end, requests.prompt.astype(np.int64), requests.length.astype(np.int64), arrival,
-        experts, rules.max_tokens, BATCHINGS.index(rules.batching), rules.cache_size, POLICIES.index(rules.policy), rules.lookahead, rules.at_hand_first,
+        experts, rules.max_tokens, BATCHINGS.index(rules.batching), rules.cache_size, POLICIES.index(rules.policy), rules.ahead, rules.at_hand_first,
         rules.seed + 1, machine.sizes.astype(np.float64), machine.rest_ms, machine.expert_ms, machine.load_ms.astype(np.float64), machine.layers, rules.prefetch,
         keep_plans, *times, *whole, resident, plans, planned, *uses, first, finish, counts,
     )  # fmt: skip
@@ -155,7 +162,7 @@ def replay(served: Served, rules: Rules, experts: int) -> np.ndarray:
     count = len(served.use_expert)
     hit, evicted = np.zeros(count, np.bool_), np.zeros(count, np.int64)
     loops.replay(
-        served.use_expert, served.use_batch, served.plans, served.planned, rules.cache_size, POLICIES.index(rules.policy), rules.lookahead, experts,
+        served.use_expert, served.use_batch, served.plans, served.planned, rules.cache_size, POLICIES.index(rules.policy), rules.ahead, experts,
         rules.at_hand_first, rules.seed + 1, hit, evicted,
     )  # fmt: skip
     return hit
