@@ -300,6 +300,11 @@ GROUPS: dict[str, Group] = {
             "share | pair, expert, next_expert | float32 | share | probability of the next given the expert, a row sums to 1 (NaN: never chosen)",
         ),
         _group(
+            "layer_overlap",
+            "What the first expert in one layer tells of that in another.",
+            "told | layer, other_layer | float32 | share | mutual information less chance, over the entropy in the other layer (derived)",
+        ),
+        _group(
             "training",
             "The router while it was trained, on a fixed probe of held-out text; `overlap` is with its final choice.",
             "run | row | str | | with router losses, or without",

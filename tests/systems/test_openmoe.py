@@ -237,6 +237,17 @@ def test_what_context_adds_to_an_id_is_told_from_what_the_id_says(strength: floa
         assert context.high >= added - 1e-6
 
 
+def test_layers_tell_of_each_other_what_was_planted() -> None:
+    rng = np.random.default_rng(1)
+    one, free = rng.integers(0, 16, 8000), rng.integers(0, 16, 8000)
+    found = analysis.told(np.stack([one, (one * 5 + 3) % 16, free, one // 4]), 16)
+    np.testing.assert_allclose(found[[0, 1, 2, 3, 0, 1], [1, 0, 2, 3, 3, 3]], 1)
+    np.testing.assert_allclose(found[3, :2], 0.5, atol=1e-3)  # two of the four bits
+    assert found[2, [0, 1, 3]].max() < 0.005
+    assert found[[0, 1, 3], 2].max() < 0.005
+    assert analysis.information(analysis.counts(one, free, 16), correct=False) / np.log(16) > 0.004  # chance, which is taken off
+
+
 def test_information_of_a_table_by_hand() -> None:
     table = np.array([[30.0, 10.0], [10.0, 50.0]])
     joint = table / 100

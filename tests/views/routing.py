@@ -39,6 +39,7 @@ def groups(
         "transition": {
             "share": np.stack([analysis.transitions(a, b, experts) for a, b in itertools.pairwise(first)]).astype(np.float32)
         },
+        "layer_overlap": {"told": analysis.told(first, experts).astype(np.float32)},
         "curve/drops": openmoe_report.drop_curves(facts, columns, served["dropped"]),
         "training": training(),
         "claims": claims(),

@@ -17,7 +17,7 @@ from workbench.record import Record
 
 NAMES = (
     "routing_map", "routed_text", "expert_load", "spikiness", "information", "drop_curve", "drop_quality", "router_film", "token_card", "expert_card",
-    "expert_transitions", "claims",
+    "expert_transitions", "layer_overlap", "claims",
 )  # fmt: skip
 
 

@@ -67,6 +67,7 @@ _FILES = (
     "token_card",
     "expert_card",
     "expert_transitions",
+    "layer_overlap",
     "cache_timeline",
     "hit_rates",
     "serving_latency",

@@ -272,6 +272,17 @@ def z_loss(logits: np.ndarray) -> float:
     return float(np.mean((np.log(np.exp(x - top).sum(-1)) + top[..., 0]) ** 2))
 
 
+def told(first: np.ndarray, experts: int) -> np.ndarray:
+    """Return the share of H(expert in layer b) that the expert in layer a tells beyond chance, (L, L) fp64 in 0 to 1, of first choices (L, N)."""
+    own = [entropy(np.bincount(f, minlength=experts)) for f in first]
+    found = np.eye(len(first))
+    for a in range(len(first)):
+        for b in range(a):
+            both = information(counts(first[a], first[b], experts))
+            found[a, b], found[b, a] = (min(1.0, max(0.0, both) / h) if h else 0.0 for h in (own[b], own[a]))
+    return found
+
+
 def transitions(one: np.ndarray, other: np.ndarray, experts: int) -> np.ndarray:
     """Return P(expert in the next layer | expert in this layer) of first choices, (E, E) fp64; rows of unused experts are NaN."""
     table = counts(one, other, experts)

@@ -108,8 +108,9 @@ class OpenMoE(System):
     shows = (
         "routing_map", "routed_text", "token_card", "spikiness", "information", "drop_curve", "drop_quality", "expert_load", "expert_card",
         "router_film", "claims", "expert_transitions",
+        "layer_overlap",
     )  # fmt: skip
-    sometimes = ("router_film", "expert_transitions", "drop_quality")
+    sometimes = ("router_film", "expert_transitions", "layer_overlap", "drop_quality")
     presets: ClassVar[dict[str, dict[str, Any]]] = {name: _START | changed for name, changed in _PRESETS.items()}
     notes = (
         "The model was trained without a capacity; the limit is laid on afterwards, so drops here say what such a limit would do to it. "

@@ -83,6 +83,7 @@ def write(system: OpenMoE, tape: Tape, found: Routing, free: Pass, limited: Pass
     if len(first) > 1:
         pairs = [analysis.transitions(a, b, found.experts) for a, b in itertools.pairwise(first)]
         tape.write("transition", share=np.stack(pairs).astype(np.float32))
+        tape.write("layer_overlap", told=analysis.told(first, found.experts).astype(np.float32))
     film = _film(system._loaded.name)
     if film:
         tape.write("training", **film)
