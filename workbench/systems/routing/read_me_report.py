@@ -9,7 +9,7 @@ import numpy as np
 
 from workbench.meters import wilson, write_meter
 from workbench.systems.routing import experts as cut
-from workbench.systems.routing.openmoe_report import curve, joined
+from workbench.systems.routing.openmoe_report import curve, joined, spread_of_mean
 from workbench.systems.routing.read_me_serving import LABELS, claims_table, routed, served_meters, simulated, verdict
 
 if TYPE_CHECKING:
@@ -86,9 +86,12 @@ def _perplexity(losses: np.ndarray, kinds: int = 1) -> tuple[float, float, float
     Args:
         kinds: how many kinds of text, one after the other; they are given, so only texts of one kind vary.
     """
+    from scipy.stats import t
+
     each = losses.mean(1).reshape(kinds, -1)
     count = each.shape[1]
-    half = 1.96 * float((each.var(1, ddof=1) / count).sum() ** 0.5) / kinds if count > 1 else np.nan
+    wide = float(t.ppf(0.975, kinds * (count - 1))) if count > 1 else np.nan
+    half = wide * float((each.var(1, ddof=1) / count).sum() ** 0.5) / kinds if count > 1 else np.nan
     mean = each.mean()
     return float(np.exp(mean)), float(np.exp(mean - half)), float(np.exp(mean + half))
 
@@ -116,10 +119,10 @@ def _layer_curves(system: ReadMe, reading: Reading) -> list[Rows]:
 
 
 def _over_texts(hit: np.ndarray) -> tuple[float, float, float]:
-    """Return mean and 95 % interval over texts of a (B, T) share."""
+    """Return mean and 95 % interval over texts of a (B, T) share; the interval is NaN for one text."""
     each = hit.mean(1)
-    half = 1.96 * each.std(ddof=1) / len(each) ** 0.5 if len(each) > 1 else 0.0
-    return float(each.mean()), float(max(0.0, each.mean() - half)), float(min(1.0, each.mean() + half))
+    half = spread_of_mean(each[:, None])[0]
+    return float(each.mean()), float(np.maximum(0.0, each.mean() - half)), float(np.minimum(1.0, each.mean() + half))
 
 
 def _write_costs(system: ReadMe, tape: Tape, costs: Costs) -> None:
@@ -191,10 +194,10 @@ def _claims(system: ReadMe, reading: Reading, costs: Costs) -> list[tuple[Any, .
     )]  # fmt: skip
     same = choice[:, 1:] == choice[:, :-1]
     law = np.bincount(choice.ravel().astype(np.int64)) / choice.size
-    ends = wilson(int(same.sum()), same.size)
+    keeps = _over_texts(same)
     rows.append((
-        "the next token keeps its expert", "tokens with the expert of the one before (holds above 1/2; the paper reports 0.71, unverified)", same.mean(), *ends,
-        float((law**2).sum()), "independent draws", verdict(ends[0] > 0.5, ends[1] < 0.5),
+        "the next token keeps its expert", "tokens with the expert of the one before (holds above 1/2; the paper reports 0.71, unverified)", *keeps,
+        float((law**2).sum()), "independent draws", verdict(keeps[1] > 0.5, keeps[2] < 0.5),
     ))  # fmt: skip
     losses = {n: x.mean(1) for n, x in reading.losses.items()}
     own_expert = losses["domain"]
