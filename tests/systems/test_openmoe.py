@@ -237,6 +237,16 @@ def test_what_context_adds_to_an_id_is_told_from_what_the_id_says(strength: floa
         assert context.high >= added - 1e-6
 
 
+def test_information_of_tokens_is_that_of_their_table() -> None:
+    rng = np.random.default_rng(2)
+    value, expert = rng.zipf(1.3, 4000) % 500, rng.integers(0, 8, 4000)
+    table = analysis.counts(value, expert, 8)
+    np.testing.assert_allclose(analysis.shared(value, expert, 8), analysis.information(table, correct=False), rtol=1e-10)
+    seen = table[table.sum(1) > 0]
+    hand = sum(n / 4000 * math.log(n * 4000 / (row.sum() * seen[:, i].sum())) for row in seen for i, n in enumerate(row) if n)
+    np.testing.assert_allclose(analysis.shared(value, expert, 8), hand, rtol=1e-9)
+
+
 def test_layers_tell_of_each_other_what_was_planted() -> None:
     rng = np.random.default_rng(1)
     one, free = rng.integers(0, 16, 8000), rng.integers(0, 16, 8000)

@@ -138,6 +138,12 @@ def information(table: np.ndarray, correct: bool = True) -> float:
     return found + float(bins) / (2 * total)
 
 
+def shared(values: np.ndarray, expert: np.ndarray, experts: int) -> float:
+    """Return the plug-in I(value; expert) of tokens, nats: `information(counts(...), correct=False)` without the table's sums."""
+    cells = np.bincount(values.astype(np.int64) * experts + expert)
+    return entropy(np.bincount(values)) + entropy(np.bincount(expert)) - entropy(cells)
+
+
 class Explained(NamedTuple):
     """Share of an expert's entropy that a value explains beyond chance: estimate, 95 % interval, and the share that chance alone gives."""
 
@@ -156,9 +162,8 @@ def adjusted(
 
     Source: Vinh, Epps, Bailey, "Information Theoretic Measures for Clusterings Comparison", JMLR 11 (2010): adjusted mutual information.
     """
-    table = counts(values, expert, experts)
-    own, found = entropy(table.sum(0)), information(table, correct=False)
-    null = float(np.mean([information(counts(rng.permutation(values), expert, experts), correct=False) for _ in range(shuffles)]))
+    own, found = entropy(np.bincount(expert)), shared(values, expert, experts)
+    null = float(np.mean([shared(rng.permutation(values), expert, experts) for _ in range(shuffles)]))
     return ((found - null) / (own - null) if own - null > 1e-9 else 0.0), (null / own if own else 0.0)
 
 
@@ -171,14 +176,13 @@ def adjusted_given(
     came once with their `given` say nothing, so the pairs that repeat speak for all.
     """
     cell = lambda v: np.unique(given.astype(np.int64) * (int(values.max()) + 1) + v, return_inverse=True)[1]  # noqa: E731
-    told = lambda v: information(counts(v, expert, experts), correct=False)  # noqa: E731
-    first, own = told(given), entropy(np.bincount(expert, minlength=experts))
+    first, own = shared(given, expert, experts), entropy(np.bincount(expert))
     place, nulls = np.argsort(given, kind="stable"), []
     for _ in range(shuffles):
         mixed = np.empty_like(values)
         mixed[place] = values[np.lexsort((rng.random(len(given)), given))]
-        nulls.append(told(cell(mixed)) - first)
-    found, null, left = told(cell(values)) - first, float(np.mean(nulls)), own - first
+        nulls.append(shared(cell(mixed), expert, experts) - first)
+    found, null, left = shared(cell(values), expert, experts) - first, float(np.mean(nulls)), own - first
     if left - null < 1e-9 or not own:
         return 0.0, (null / own if own else 0.0)
     return (found - null) / (left - null) * (1 - adjusted(given, expert, experts, rng, shuffles)[0]), null / own
