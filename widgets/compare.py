@@ -18,7 +18,7 @@ import panel as pn
 import param
 
 from widgets import messages, worker
-from widgets.meters import STYLE
+from widgets.meters import STYLE, badge
 from widgets.parts import Part, Picture, Scrubber, Tabs, address, asset, send_file, served
 from widgets.recorded import recorded_run, ships_run
 from widgets.shelf import MAX_BYTES, Kept, Shelf, is_key, new_key
@@ -360,12 +360,11 @@ def _meter(row: dict[str, Any]) -> str:
     unit = f" <small>{escape(row['unit'])}</small>" if row["unit"] not in {"", "1"} else ""
     tones = {True: "good", False: "bad"}
     cells = []
-    for value, text in zip(row["values"], row["changes"]):
+    for value, how, text in zip(row["values"], row["provenances"], row["changes"], strict=True):
         better = any(w in text for w in ("faster", "better", "cheaper"))
         tone = tones[better] if text.startswith(("▲", "▼")) else "same"
-        cells.append(
-            f"<td>{number(value)}{unit if value == value else ''} <small class='change {tone}'>{escape(text)}</small></td>"
-        )
+        figure = f"{number(value)}{unit} {badge(how)}" if value == value else number(value)
+        cells.append(f"<td>{figure} <small class='change {tone}'>{escape(text)}</small></td>")
     return f"<tr><th scope='row'>{escape(row['meter'].replace('_', ' '))}</th>{''.join(cells)}</tr>"
 
 
