@@ -32,6 +32,7 @@ from workbench.errors import InputError, WorkbenchError, expected
 from workbench.export import steps_of
 from workbench.record import Record
 from workbench.theme import number
+from workbench.views.speed_quality import setting_labels
 
 MOST = 4  # records side by side: more are too small to read
 FEWEST = 2
@@ -162,11 +163,24 @@ class Compare(pn.viewable.Viewer):
         keys = list(dict.fromkeys(str(k) for k in message.get("keys", ())))
         if len(keys) > MOST:
             raise InputError(expected("compare", f"at most {MOST} runs at once", len(keys), then="Take one off"))
-        records, names = [self._record(key) for key in keys], [self._name(key) for key in keys]
+        runs = [run for key in keys for run in self._runs(key)]
+        shown = runs[:MOST]
         self.keys = self.list.chosen = keys
-        self.comparison = Comparison(records, names) if len(records) >= FEWEST else None
-        self._say("")
+        self.comparison = Comparison([r for _, r in shown], [n for n, _ in shown]) if len(shown) >= FEWEST else None
+        self._say(
+            ""
+            if len(runs) == len(shown)
+            else f"On show: the first {len(shown)} of {len(runs)} runs, those of a sweep counted one by one."
+        )
         self._show()
+
+    def _runs(self, key: str) -> list[tuple[str, Record]]:
+        """Return a run of the list with its name; of a sweep every run that it left, named by what was varied."""
+        record, name = self._record(key), self._name(key)
+        if not record.settings():
+            return [(name, record)]
+        labels = setting_labels(record)
+        return [(f"{name}: {labels[i]}", record.at(i)) for i in record.settings()]
 
     def _record(self, key: str) -> Record:
         if key.startswith(SHIPPED):
