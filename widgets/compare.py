@@ -10,6 +10,7 @@ import base64
 import binascii
 import logging
 import threading
+import time
 from functools import partial
 from html import escape
 from typing import Any
@@ -36,6 +37,8 @@ from workbench.views.speed_quality import setting_labels
 
 MOST = 4  # records side by side: more are too small to read
 FEWEST = 2
+MOST_OPEN = 96 << 20  # bytes of uploads that are not whole yet, over all pages of this process
+STILL_S = 20.0  # from then on an upload that brings no further piece gives its room to others
 MOST_POINTS = 24  # runs of the shelf that stand on the plane beside the chosen ones
 PLANE = "speed_quality"
 SHIPPED = "recorded:"
@@ -113,8 +116,10 @@ class Compare(pn.viewable.Viewer):
     # ---- what the reader does ----------------------------------------------------------------------------------------
 
     def _heard(self, message: dict[str, Any]) -> None:
-        if messages.well_formed(message):
-            self._turns.add(partial(self._answer, message))
+        if not messages.well_formed(message):
+            return
+        if not self._turns.ask(partial(self._answer, message), messages.size_of(message)):
+            self._say(messages.TOO_MUCH, "error")
 
     def _answer(self, message: dict[str, Any]) -> None:
         actions = {
@@ -433,24 +438,57 @@ def assembled(state: dict[str, Any], message: dict[str, Any]) -> bytes | None:
     index, count = message.get("index"), message.get("count")
     fits = isinstance(index, int) and isinstance(count, int) and 0 <= index < count <= MAX_BYTES // CHUNK + 1
     if index == 0:
-        state.clear()
+        _drop(state)
         state.update(pieces=[], count=count)
     if not fits or state.get("count") != count or len(state.get("pieces", ())) != index:
-        state.clear()
+        _drop(state)
         raise InputError(
             expected("upload", f"a file of at most {MAX_BYTES >> 20} MB in order", "something else", then="Choose it again")
         )
     try:
         piece = base64.b64decode(str(message.get("data", "")), validate=True)
     except (binascii.Error, ValueError) as error:
-        state.clear()
+        _drop(state)
         raise InputError("upload: expected a file, got something unreadable. Choose it again.") from error
     if len(piece) > CHUNK:
-        state.clear()
+        _drop(state)
         raise InputError("upload: expected pieces of one megabyte, got a larger one. Choose the file again.")
+    _make_room(state, len(piece))
     state["pieces"].append(piece)
     if index + 1 < count:
         return None
     whole = b"".join(state["pieces"])
-    state.clear()
+    _drop(state)
     return whole
+
+
+_open: dict[int, dict[str, Any]] = {}  # uploads that go on, of all pages of this process
+_opening = threading.Lock()
+
+
+def _make_room(state: dict[str, Any], size: int) -> None:
+    """Count a piece among all that wait for their last one; uploads that stand still make room for those that go on.
+
+    Raises:
+        InputError: too many go on at once.
+    """
+    with _opening:
+        state["touched"] = time.monotonic()
+        _open[id(state)] = state
+        held = {key: sum(map(len, s.get("pieces", ()))) for key, s in _open.items()}
+        for key in sorted(held, key=lambda k: _open[k]["touched"]):
+            if sum(held.values()) + size <= MOST_OPEN:
+                return
+            if time.monotonic() - _open[key]["touched"] > STILL_S:
+                _open.pop(key).clear()  # its next piece is told to begin again
+                held.pop(key)
+        if sum(held.values()) + size > MOST_OPEN:
+            _open.pop(id(state), None)
+            state.clear()
+            raise InputError("upload: expected room beside the uploads of others, got none. Try again in a minute.")
+
+
+def _drop(state: dict[str, Any]) -> None:
+    with _opening:
+        _open.pop(id(state), None)
+        state.clear()
