@@ -16,9 +16,11 @@ from numcodecs import Zstd
 
 import workbench as wb
 from tests.toy import Toy
-from workbench.errors import RecordError
+from workbench import schema, views
+from workbench.errors import RecordError, WorkbenchError
 from workbench.export import record_summary
 from workbench.record import Record
+from workbench.record_groups import build_tree
 from workbench.tape import Tape
 
 Y = "curve/draws/y/zarr.json"
@@ -180,3 +182,77 @@ def test_script_in_attributes_and_arrays_is_only_text(good: bytes, tmp_path: Pat
 def test_the_untouched_file_still_opens(good: bytes) -> None:
     record = Record.from_bytes(good)
     np.testing.assert_equal(len(record["curve/draws"]["y"]), 4)
+
+
+# ---- numbers that contradict each other --------------------------------------------------------------------------------
+
+SHIPPED = sorted(p.name.split(".")[0] for p in (Path(wb.__file__).parent / "recorded").glob("*.zarr.zip"))
+
+
+def bent(record: Record, group: str, variable: str, value: Any) -> Record:
+    """Return the record as a file would bring it whose array holds this value somewhere."""
+    parts: dict[str, Any] = {"/": record.tree.to_dataset(inherit=False)} | {g: record[g] for g in record.groups}
+    values = record.column(group, variable).copy()
+    values.reshape(-1)[values.size // 2] = value
+    data = parts[group].assign({variable: (parts[group][variable].dims, values)})
+    return Record(build_tree(parts | {group: data})).validate()
+
+
+@pytest.mark.parametrize("key", SHIPPED)
+def test_whatever_number_a_file_holds_a_picture_is_drawn_or_refused_with_a_sentence(key: str) -> None:
+    record = wb.load(Path(wb.__file__).parent / "recorded" / f"{key}.zarr.zip")
+    rng = np.random.default_rng(0)
+    before, drawn, refused = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0, 0
+    for group in record.groups:
+        kind = schema.kind_of(group)
+        for variable in record.variables(group):
+            values = record.column(group, variable)
+            if values.dtype.kind not in "if" or not values.size:
+                continue
+            info = np.iinfo(values.dtype) if values.dtype.kind == "i" else None
+            value = (
+                [info.min, info.max, -2, min(info.max, 999_999)][rng.integers(4)]
+                if info
+                else [np.nan, np.inf, -1e30][rng.integers(3)]
+            )
+            try:
+                found = bent(record, group, variable, value)
+            except RecordError:
+                refused += 1
+                continue
+            for name in found.views():
+                if not any(schema.kind_of(g) == kind for g in views.get(name).groups):
+                    continue
+                try:
+                    with np.errstate(all="ignore"):
+                        found.figure(name)
+                        found.text(name)
+                    drawn += 1
+                except WorkbenchError:
+                    refused += 1
+    assert drawn
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700_000  # kB
+
+
+@pytest.mark.parametrize(
+    ("group", "variable", "value", "sentence"),
+    [
+        ("tree", "step", 2**31 - 1, "tree.step: expected steps from -1 to 999999"),
+        ("text", "step", -(2**31), "text.step: expected steps from -1 to 999999"),
+        ("tree", "parent", 10**6 - 1, "tree.parent: expected a node before its child"),
+        ("tree", "node", 10**6 - 1, "tree.parent"),
+    ],
+)
+def test_places_that_no_array_has_are_refused_on_load(group: str, variable: str, value: int, sentence: str) -> None:
+    record = wb.load(Path(wb.__file__).parent / "recorded" / "rsd.zarr.zip")
+    if variable == "node":  # a child whose parent would be itself
+        parents = record.column("tree", "parent")
+        value = int(parents[len(parents) // 2])
+    with pytest.raises(RecordError, match=sentence):
+        bent(record, group, variable, value)
+
+
+def test_an_expert_that_the_model_does_not_have_is_refused() -> None:
+    record = wb.load(Path(wb.__file__).parent / "recorded" / "openmoe.zarr.zip")
+    with pytest.raises(RecordError, match=r"routing\.expert: expected experts from -1 to 7"):
+        bent(record, "routing", "expert", 8)

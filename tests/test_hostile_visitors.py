@@ -112,6 +112,64 @@ def test_pieces_of_an_upload_that_do_not_fit_are_refused() -> None:
         compare.assembled(state, {"index": 0, "count": 1, "data": base64.b64encode(b"x" * (compare.CHUNK + 1)).decode()})
 
 
+def piece_of(index: int, count: int, size: int) -> dict[str, Any]:
+    return {"index": index, "count": count, "data": base64.b64encode(b"x" * size).decode()}
+
+
+def test_uploads_of_all_visitors_share_one_room_and_one_that_stands_still_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "MOST_OPEN", 250)
+    monkeypatch.setattr(compare, "_open", {})
+    now = [0.0]
+    monkeypatch.setattr(compare.time, "monotonic", lambda: now[0])
+    first, second, third = {}, {}, {}
+    for state in (first, second):
+        assert compare.assembled(state, piece_of(0, 2, 100)) is None
+    with pytest.raises(InputError, match="expected room beside the uploads of others"):
+        compare.assembled(third, piece_of(0, 2, 100))
+    assert compare.assembled(second, piece_of(1, 2, 40)) == b"x" * 140  # whole: its room is free again
+    assert compare.assembled(third, piece_of(0, 2, 100)) is None
+    now[0] = compare.STILL_S + 1
+    assert compare.assembled(second, piece_of(0, 3, 100)) is None  # the first has stood still and gives way
+    with pytest.raises(InputError, match="Choose it again"):
+        compare.assembled(first, piece_of(1, 2, 100))
+
+
+def test_a_flood_of_messages_is_bounded_in_number_and_in_bytes() -> None:
+    from widgets import turns
+
+    held, line, done = turns.WAITING.taken, turns.Turns(), []
+
+    def outer() -> None:  # while an act goes on, what is asked waits
+        for i in range(turns.MOST_WAITING):
+            assert line.ask(lambda i=i: done.append(i), 1000)
+        assert not line.ask(lambda: done.append(-1), 1000)
+        assert turns.WAITING.taken == held + turns.MOST_WAITING * 1000
+
+    assert line.ask(outer)
+    assert done == list(range(turns.MOST_WAITING))
+    assert turns.WAITING.taken == held
+    assert not line.ask(lambda: done.append(-1), turns.MOST_BYTES + 1)
+    assert -1 not in done
+
+    def closing() -> None:
+        line.ask(lambda: done.append(-1), 1000)
+        line.close()
+
+    line.ask(closing)
+    assert turns.WAITING.taken == held
+    assert -1 not in done
+
+
+def test_a_page_that_is_flooded_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from widgets import messages, turns
+
+    page = compare.Compare()
+    monkeypatch.setattr(turns, "MOST_WAITING", 0)
+    page._heard({"kind": "theme", "theme": "dark"})
+    assert page.list.message == messages.TOO_MUCH
+    assert messages.size_of({"kind": "live", "name": "abc", "values": {"image": "x" * 500, "tau": 0.5}}) == 507
+
+
 def test_a_public_page_takes_no_more_tokens_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controls, "max_tokens", 16)
     counted = [

@@ -76,3 +76,16 @@ def test_a_copied_command_runs_what_the_page_shows(prompt: str, monkeypatch: pyt
     words = shlex.split(link.command(made))
     assert cli.call(words[1:]) == cli.CANCELLED
     assert asked == [{"prompt": prompt, "depth": 2}]
+
+
+def test_a_model_passed_as_an_object_is_no_text_that_loads_it() -> None:
+    from workbench.models import TableLM
+
+    table = TableLM([[0.5, 0.5], [0.9, 0.1]])
+    system = systems.get("rsd")(target=table, draft=table, prompt=[0])
+    assert {"target", "draft"} <= set(link.left_out(system))
+    code = link.python(system)
+    assert "target = ...  # the object that you passed (TableLM)" in code
+    assert "target=target, draft=draft" in code.replace("prompt=[0], ", "")
+    assert "# target: the object that you passed (TableLM) has no spelling here; use the Python call" in link.command(system)
+    assert "--target" not in link.command(system)

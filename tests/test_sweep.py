@@ -287,6 +287,42 @@ def test_the_command_line_resumes_and_tidies_up(tmp_path: Path, monkeypatch: pyt
     assert wb.load(tmp_path / "b.zarr.zip").attrs["ran_on"] == "2 of dask's threads"
 
 
+def test_what_the_machine_failed_is_run_again_by_the_same_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    trace, out = tmp_path / "trace", tmp_path / "sweep.zarr.zip"
+    line = ["sweep", "slow", "--grid", "item=0,1,2,13", "--trace", str(trace), "--out", str(out)]
+    plain, full = (
+        Slow.run,
+        [MemoryError("no room"), OSError(28, "No space left"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    )
+
+    def unlucky(self: Slow, tape: Any) -> None:
+        if full and self.item != 13:
+            raise full.pop()
+        plain(self, tape)
+
+    monkeypatch.setattr(Slow, "run", unlucky)
+    assert cli.call(line) == 1
+    said = capsys.readouterr().err
+    assert "3 of 4 settings were lost to the machine" in said or "Every setting failed" in said
+    assert cli.call(line) == 1  # setting 13 fails by itself, whatever the machine
+    errors = wb.load(out)["settings"]["error"].values.tolist()
+    assert [bool(e) for e in errors] == [False, False, False, True]
+    assert not out.with_name(f"{out.name}.parts").exists()
+
+
+def test_another_version_runs_its_settings_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest(Slow, {"item": 1})
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "99")
+    assert digest(Slow, {"item": 1}) != before
+
+
+def test_a_knob_twice_in_a_grid_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"--grid: expected item once, with all its values, got it twice\. Write item=a,b,c"):
+        cli.parse_grid(Slow, ["item=1,2", "item=3"])
+
+
 def test_every_view_can_draw_a_sweep() -> None:
     """A picture of single runs is drawn once for each setting, on shared scales; its words name each setting."""
     tables = {"prompt": [0], "target": "table-target", "draft": "table-draft", "max_new_tokens": 3}

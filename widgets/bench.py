@@ -181,8 +181,10 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
 
     def _heard(self, message: dict[str, Any]) -> None:
         """Have done what a control asks, in its turn; a message that no script of ours sends is not acted on."""
-        if messages.well_formed(message):
-            self._turns.add(partial(self._answer, message, time.perf_counter()))
+        if not messages.well_formed(message):
+            return
+        if not self._turns.ask(partial(self._answer, message, time.perf_counter()), messages.size_of(message)):
+            later(lambda: self.header.param.update(message=messages.TOO_MUCH, tone="error"))
 
     def _answer(self, message: dict[str, Any], asked: float) -> None:
         """Do what a control asked; an error of ours becomes a sentence on the page, any other a plain one and a log entry."""

@@ -10,6 +10,7 @@ import base64
 import binascii
 import logging
 import threading
+import time
 from functools import partial
 from html import escape
 from typing import Any
@@ -18,7 +19,7 @@ import panel as pn
 import param
 
 from widgets import messages, worker
-from widgets.meters import STYLE
+from widgets.meters import STYLE, badge
 from widgets.parts import Part, Picture, Scrubber, Tabs, address, asset, send_file, served
 from widgets.recorded import recorded_run, ships_run
 from widgets.shelf import MAX_BYTES, Kept, Shelf, is_key, new_key
@@ -32,9 +33,12 @@ from workbench.errors import InputError, WorkbenchError, expected
 from workbench.export import steps_of
 from workbench.record import Record
 from workbench.theme import number
+from workbench.views.speed_quality import setting_labels
 
 MOST = 4  # records side by side: more are too small to read
 FEWEST = 2
+MOST_OPEN = 96 << 20  # bytes of uploads that are not whole yet, over all pages of this process
+STILL_S = 20.0  # from then on an upload that brings no further piece gives its room to others
 MOST_POINTS = 24  # runs of the shelf that stand on the plane beside the chosen ones
 PLANE = "speed_quality"
 SHIPPED = "recorded:"
@@ -112,8 +116,10 @@ class Compare(pn.viewable.Viewer):
     # ---- what the reader does ----------------------------------------------------------------------------------------
 
     def _heard(self, message: dict[str, Any]) -> None:
-        if messages.well_formed(message):
-            self._turns.add(partial(self._answer, message))
+        if not messages.well_formed(message):
+            return
+        if not self._turns.ask(partial(self._answer, message), messages.size_of(message)):
+            self._say(messages.TOO_MUCH, "error")
 
     def _answer(self, message: dict[str, Any]) -> None:
         actions = {
@@ -162,11 +168,24 @@ class Compare(pn.viewable.Viewer):
         keys = list(dict.fromkeys(str(k) for k in message.get("keys", ())))
         if len(keys) > MOST:
             raise InputError(expected("compare", f"at most {MOST} runs at once", len(keys), then="Take one off"))
-        records, names = [self._record(key) for key in keys], [self._name(key) for key in keys]
+        runs = [run for key in keys for run in self._runs(key)]
+        shown = runs[:MOST]
         self.keys = self.list.chosen = keys
-        self.comparison = Comparison(records, names) if len(records) >= FEWEST else None
-        self._say("")
+        self.comparison = Comparison([r for _, r in shown], [n for n, _ in shown]) if len(shown) >= FEWEST else None
+        self._say(
+            ""
+            if len(runs) == len(shown)
+            else f"On show: the first {len(shown)} of {len(runs)} runs, those of a sweep counted one by one."
+        )
         self._show()
+
+    def _runs(self, key: str) -> list[tuple[str, Record]]:
+        """Return a run of the list with its name; of a sweep every run that it left, named by what was varied."""
+        record, name = self._record(key), self._name(key)
+        if not record.settings():
+            return [(name, record)]
+        labels = setting_labels(record)
+        return [(f"{name}: {labels[i]}", record.at(i)) for i in record.settings()]
 
     def _record(self, key: str) -> Record:
         if key.startswith(SHIPPED):
@@ -360,12 +379,11 @@ def _meter(row: dict[str, Any]) -> str:
     unit = f" <small>{escape(row['unit'])}</small>" if row["unit"] not in {"", "1"} else ""
     tones = {True: "good", False: "bad"}
     cells = []
-    for value, text in zip(row["values"], row["changes"]):
+    for value, how, text in zip(row["values"], row["provenances"], row["changes"], strict=True):
         better = any(w in text for w in ("faster", "better", "cheaper"))
         tone = tones[better] if text.startswith(("▲", "▼")) else "same"
-        cells.append(
-            f"<td>{number(value)}{unit if value == value else ''} <small class='change {tone}'>{escape(text)}</small></td>"
-        )
+        figure = f"{number(value)}{unit} {badge(how)}" if value == value else number(value)
+        cells.append(f"<td>{figure} <small class='change {tone}'>{escape(text)}</small></td>")
     return f"<tr><th scope='row'>{escape(row['meter'].replace('_', ' '))}</th>{''.join(cells)}</tr>"
 
 
@@ -420,24 +438,57 @@ def assembled(state: dict[str, Any], message: dict[str, Any]) -> bytes | None:
     index, count = message.get("index"), message.get("count")
     fits = isinstance(index, int) and isinstance(count, int) and 0 <= index < count <= MAX_BYTES // CHUNK + 1
     if index == 0:
-        state.clear()
+        _drop(state)
         state.update(pieces=[], count=count)
     if not fits or state.get("count") != count or len(state.get("pieces", ())) != index:
-        state.clear()
+        _drop(state)
         raise InputError(
             expected("upload", f"a file of at most {MAX_BYTES >> 20} MB in order", "something else", then="Choose it again")
         )
     try:
         piece = base64.b64decode(str(message.get("data", "")), validate=True)
     except (binascii.Error, ValueError) as error:
-        state.clear()
+        _drop(state)
         raise InputError("upload: expected a file, got something unreadable. Choose it again.") from error
     if len(piece) > CHUNK:
-        state.clear()
+        _drop(state)
         raise InputError("upload: expected pieces of one megabyte, got a larger one. Choose the file again.")
+    _make_room(state, len(piece))
     state["pieces"].append(piece)
     if index + 1 < count:
         return None
     whole = b"".join(state["pieces"])
-    state.clear()
+    _drop(state)
     return whole
+
+
+_open: dict[int, dict[str, Any]] = {}  # uploads that go on, of all pages of this process
+_opening = threading.Lock()
+
+
+def _make_room(state: dict[str, Any], size: int) -> None:
+    """Count a piece among all that wait for their last one; uploads that stand still make room for those that go on.
+
+    Raises:
+        InputError: too many go on at once.
+    """
+    with _opening:
+        state["touched"] = time.monotonic()
+        _open[id(state)] = state
+        held = {key: sum(map(len, s.get("pieces", ()))) for key, s in _open.items()}
+        for key in sorted(held, key=lambda k: _open[k]["touched"]):
+            if sum(held.values()) + size <= MOST_OPEN:
+                return
+            if time.monotonic() - _open[key]["touched"] > STILL_S:
+                _open.pop(key).clear()  # its next piece is told to begin again
+                held.pop(key)
+        if sum(held.values()) + size > MOST_OPEN:
+            _open.pop(id(state), None)
+            state.clear()
+            raise InputError("upload: expected room beside the uploads of others, got none. Try again in a minute.")
+
+
+def _drop(state: dict[str, Any]) -> None:
+    with _opening:
+        _open.pop(id(state), None)
+        state.clear()

@@ -33,6 +33,10 @@ class Keeping(Running):
             record = self._shelf.record(wanted)
             if kept.system != self.system.key:
                 raise InputError(f"This kept run is one of {kept.system!r}. Open it on that page.")
+            if record.settings():
+                raise InputError(
+                    f"“{kept.name}” is a sweep of {len(record.settings())} runs. Choose it on the page that compares runs."
+                )
             self.cancel()
             known = {n: v for n, v in record.knobs.items() if n in self.system.knob_names()}
             self._bring(record, known, 0, f"kept as “{kept.name}”")

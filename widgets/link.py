@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+import numpy as np
+
 from widgets import controls
 from widgets.recorded import recorded_run
 from workbench.errors import WorkbenchError
@@ -20,10 +22,22 @@ def changed(system: System) -> dict[str, Any]:
     return {n: v for n, v in system.values().items() if v != plain(system.knobs()[n].default)}
 
 
+def unspelt(system: System) -> dict[str, str]:
+    """Return what the changed knobs hold that no text names: a picture of the reader's own, a model passed as an object."""
+    found = {}
+    for name, value in changed(system).items():
+        held = getattr(system, name)
+        if str(value).startswith(OWN_PICTURE):
+            found[name] = "your own picture: an (h, w, 3) array of numbers in [0, 1]"
+        elif not isinstance(held, (str, bool, int, float, list, tuple, type(None), np.generic)):
+            found[name] = f"the object that you passed ({type(held).__name__}); its name, if it has one, may not load it"
+    return found
+
+
 def left_out(system: System) -> list[str]:
-    """Return the changed knobs that an address cannot hold: long texts, and pictures of the reader's own."""
-    spelt = {n: controls.spell(v) for n, v in changed(system).items()}
-    return [n for n, v in spelt.items() if len(v) > MAX_LINK or v.startswith(OWN_PICTURE)]
+    """Return the changed knobs that an address cannot hold: long texts, and what no text names."""
+    held = unspelt(system)
+    return [n for n, v in changed(system).items() if n in held or len(controls.spell(v)) > MAX_LINK]
 
 
 def query(system: System, extra: Mapping[str, str]) -> str:
@@ -59,10 +73,9 @@ def names_knob(system: System, search: str) -> bool:
 
 def command(system: System) -> str:
     """Return the command line that makes this run, with the knobs that differ from their defaults."""
-    moved = changed(system)
-    own = [n for n, v in moved.items() if str(v).startswith(OWN_PICTURE)]
+    moved, own = changed(system), unspelt(system)
     options = [_option(n, controls.spell(v)) for n, v in moved.items() if n not in own]
-    remark = [f"# {n}: a picture of your own has no spelling here; use the Python call" for n in own]
+    remark = [f"# {n}: {what.split(':')[0].split(';')[0]} has no spelling here; use the Python call" for n, what in own.items()]
     return "\n".join([*remark, " ".join(["workbench run", system.key, *options, "--out run.zarr.zip"])])
 
 
@@ -73,8 +86,7 @@ def _option(name: str, text: str) -> str:
 
 def python(system: System) -> str:
     """Return the call that makes this run, with the knobs that differ from their defaults."""
-    moved = changed(system)
-    own = [n for n, v in moved.items() if str(v).startswith(OWN_PICTURE)]
+    moved, own = changed(system), unspelt(system)
     arguments = "".join(f", {name}={name if name in own else repr(value)}" for name, value in moved.items())
-    lines = [f"{name} = ...  # your own picture: an (h, w, 3) array of numbers in [0, 1]" for name in own]
+    lines = [f"{name} = ...  # {what}" for name, what in own.items()]
     return "\n".join(["import workbench as wb", "", *lines, f'record = wb.run("{system.key}"{arguments})'])

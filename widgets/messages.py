@@ -29,3 +29,14 @@ def well_formed(message: dict[str, Any]) -> bool:
     return there and all(
         message.get(name) is None or isinstance(message[name], form) for name, form in _MAY.items() if name not in point
     )
+
+
+#: What a page says where more is asked of it than it answers in time.
+TOO_MUCH = "This page was asked for more than it can do at once. Wait a moment, then try again."
+
+
+def size_of(message: dict[str, Any]) -> int:
+    """Return about how many bytes a message holds: of its texts, and of those one level down (a knob's value may be a picture)."""
+    values = message.get("values")
+    texts = [*message.values(), *(values.values() if isinstance(values, dict) else ())]
+    return sum(len(v) for v in texts if isinstance(v, str))

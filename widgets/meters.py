@@ -37,8 +37,9 @@ def _name(row: dict[str, Any]) -> str:
     return escape(str(row["meter"]).replace("_", " "))
 
 
-def _badge(row: dict[str, Any]) -> str:
-    word = escape(str(row["provenance"]))
+def badge(provenance: str) -> str:
+    """Return how a number was come by, as its mark."""
+    word = escape(provenance)
     return f"<span class='provenance {word}'>{word}</span>"
 
 
@@ -53,7 +54,7 @@ def _card(row: dict[str, Any]) -> str:
     beside = "" if math.isnan(base) else f"{escape(str(row['baseline_name']))} {number(base)}{_unit(row)}"
     spread = _spread(row)
     return (
-        f"<div class='meter' data-meter='{escape(str(row['meter']))}'><div class='kind'><span>{_name(row)}</span>{_badge(row)}</div>"
+        f"<div class='meter' data-meter='{escape(str(row['meter']))}'><div class='kind'><span>{_name(row)}</span>{badge(str(row['provenance']))}</div>"
         f"<div class='value'>{number(float(row['value']))}{_unit(row)}</div>"
         f"<div class='change {tone}'>{text}</div><div class='baseline'>{beside}{spread}</div></div>"
     )
@@ -67,7 +68,7 @@ def _spread(row: dict[str, Any]) -> str:
 def _line(row: dict[str, Any]) -> str:
     text, tone = change(row)
     return (
-        f"<tr><td>{_name(row)}<br>{_badge(row)}</td><td class='num'><b>{number(float(row['value']))}</b>{_unit(row)}"
+        f"<tr><td>{_name(row)}<br>{badge(str(row['provenance']))}</td><td class='num'><b>{number(float(row['value']))}</b>{_unit(row)}"
         f"<br><small class='change {tone}'>{text}</small></td></tr>"
     )
 

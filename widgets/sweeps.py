@@ -17,7 +17,7 @@ from widgets.stage import Slot
 from workbench import sweeping, views
 from workbench.errors import InputError, WorkbenchError
 from workbench.record import Record
-from workbench.system import System, plain
+from workbench.system import System
 from workbench.tape import NullTape, Progress, Tape
 
 VIEW = "knob_curve"
@@ -182,16 +182,6 @@ class Sweeping(Running):
                 sweep.outcomes[setting], sweep.shared | {sweep.knob: sweep.values[setting]}, sweep.numbers.get(setting, 0)
             )
         self._draw_sweep()
-
-    def sweep_call(self) -> str:
-        """Return the call that makes the sweep on show; "" without one."""
-        if self._sweep is None:
-            return ""
-        knobs = self.system.knobs()
-        changed = {n: plain(v) for n, v in self._sweep.shared.items() if plain(v) != plain(knobs[n].default)}
-        rest = "".join(f", {n}={v!r}" for n, v in changed.items())
-        values = [plain(v) for v in self._sweep.values]
-        return f'wb.sweep("{self.system.key}", {{"{self._sweep.knob}": {values!r}}}{rest})'
 
 
 class _Steps:

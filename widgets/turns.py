@@ -24,6 +24,8 @@ from panel.io.state import set_curdoc
 log = logging.getLogger("workbench.page")
 THREADS = 4  # pages answered at the same time; runs have their own queue
 SWITCH_S = 5e-4  # the loop, which brings news to the browser, waits at most so long for the interpreter while an act computes
+MOST_WAITING = 50  # acts of one page; the scripts of a page wait for answers, so that a reader never has so many
+MOST_BYTES = 256 << 20  # of what browsers sent and no page has dealt with yet, over all pages of this process
 _here = threading.local()  # .news: what the act on this thread has changed so far
 
 
@@ -31,6 +33,30 @@ _here = threading.local()  # .news: what the act on this thread has changed so f
 def _pool() -> ThreadPoolExecutor:
     sys.setswitchinterval(SWITCH_S)
     return ThreadPoolExecutor(THREADS, thread_name_prefix="workbench-page")
+
+
+class Room:
+    """Bytes that all pages of this process share."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.taken = most, 0
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Return whether there was room, and take it."""
+        with self._lock:
+            if self.taken + size > self.most:
+                return False
+            self.taken += size
+            return True
+
+    def give(self, size: int) -> None:
+        """Give room back."""
+        with self._lock:
+            self.taken -= size
+
+
+WAITING = Room(MOST_BYTES)
 
 
 def later(change: Callable[[], Any]) -> None:
@@ -54,19 +80,32 @@ class Turns:
         self._document = document
         #: Whether the page stands in a session of a web server.
         self.served = document is not None and document.session_context is not None
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[tuple[Callable[[], None], int]] = deque()  # acts, and the bytes that they hold
         self._news: deque[Callable[[], Any]] = deque()
         self._lock = threading.Lock()  # of the two lines, never held during an act
         self._working = False
         self._acting = threading.RLock()  # without a session: one thread acts at a time
         self._closed = False
 
-    def add(self, act: Callable[[], None]) -> None:
+    def ask(self, act: Callable[[], None], size: int = 0) -> bool:
+        """Have done what a browser asks, as `add`; return False, and do nothing, where too much waits already.
+
+        Args:
+            size: bytes that the act holds until it is done.
+        """
+        with self._lock:
+            if len(self._waiting) >= MOST_WAITING or not WAITING.take(size):
+                return False
+        self.add(act, size)
+        return True
+
+    def add(self, act: Callable[[], None], size: int = 0) -> None:
         """Have an act done after all that this page was asked before. May be called from any thread."""
         with self._lock:
             if self._closed:
+                WAITING.give(size)
                 return
-            self._waiting.append(act)
+            self._waiting.append((act, size))
             if self.served and self._working:
                 return
             start = self.served
@@ -89,6 +128,7 @@ class Turns:
         """Do nothing more, and forget what waits."""
         with self._lock:
             self._closed = True
+            WAITING.give(sum(size for _, size in self._waiting))
             self._waiting.clear()
             self._news.clear()
 
@@ -97,9 +137,10 @@ class Turns:
     def _work(self) -> None:
         """Do one act on a thread of the pool, then make room for another page."""
         with self._lock:
-            act = self._waiting.popleft() if self._waiting else None
+            act, size = self._waiting.popleft() if self._waiting else (None, 0)
         if act is not None:
             self._act(act)
+            WAITING.give(size)
         with self._lock:
             self._working = bool(self._waiting)
             again = self._working
@@ -152,8 +193,12 @@ class Turns:
             self._working = True
             try:
                 while self._waiting:
-                    with pn.io.hold():
-                        self._waiting.popleft()()
+                    act, size = self._waiting.popleft()
+                    try:
+                        with pn.io.hold():
+                            act()
+                    finally:
+                        WAITING.give(size)
             finally:
                 self._working = False
 

@@ -37,7 +37,8 @@ class Needs:
         if self.seconds != self.seconds:
             return "not measured"
         memory = f"{self.memory_mb / 1000:.1f} GB" if self.memory_mb >= 1000 else f"{self.memory_mb:.0f} MB"
-        return f"{self.seconds:.0f} s, {memory}" if self.seconds >= 1 else f"under 1 s, {memory}"
+        took = f"{self.seconds:.0f} s, {memory}" if self.seconds >= 1 else f"under 1 s, {memory}"
+        return f"{took} ({self.device})" if self.device else took  # by the clock of that machine
 
     @property
     def in_class(self) -> bool:

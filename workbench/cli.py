@@ -234,6 +234,7 @@ def sweep(
     from workbench import api
     from workbench import system as systems
     from workbench.sweep_journal import Journal
+    from workbench.sweep_pool import lost
 
     cls = systems.get(name)
     values = parse_grid(cls, grid)
@@ -243,8 +244,12 @@ def sweep(
     with _stdout_to_stderr():
         record = api.sweep(name, values, client=scheduler, workers=workers, journal=journal, **shared)
     _said_saved(record.save(out))
-    Journal(journal, cls).forget()
     errors = [str(e) for e in record["settings"]["error"].values if e]
+    unlucky = sum(map(lost, errors))
+    if unlucky:  # the finished ones wait for the next call, which runs these again
+        then = f"Run the same line again: it goes on from {str(journal)!r}"
+        raise WorkbenchError(f"{unlucky} of {record['settings'].sizes['setting']} settings were lost to the machine. {then}.")
+    Journal(journal, cls).forget()
     if errors:
         raise WorkbenchError(f"{len(errors)} of {record['settings'].sizes['setting']} settings failed; the first: {errors[0]}")
 
@@ -310,6 +315,8 @@ def parse_grid(cls: type[System], grid: list[str]) -> dict[str, list[Any]]:
         if not equals or not listing:
             raise InputError(expected("--grid", "KNOB=a,b,c", repr(text)))
         knob = _knob(cls, option)
+        if knob in values:
+            raise InputError(expected("--grid", f"{knob} once, with all its values", "it twice", then=f"Write {knob}=a,b,c"))
         values[knob] = [cls.knobs()[knob].parse(v) for v in re.split(r",(?![^\[]*\])", listing)]
     return values
 

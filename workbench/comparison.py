@@ -65,7 +65,7 @@ class Comparison:
 
     @property
     def meters(self) -> list[dict[str, Any]]:
-        """The meters: rows of `meter`, `unit`, `values` (NaN = not measured) and `changes` against the first record.
+        """The meters: rows of `meter`, `unit`, `values` (NaN = not measured), `provenances` and `changes` against the first record.
 
         A meter that two records measure in different units has a row for each unit: such numbers are not compared.
         """
@@ -75,7 +75,8 @@ class Comparison:
             known = next(t[key] for t in tables if key in t)
             values = [t[key]["value"] if key in t else float("nan") for t in tables]
             changes = ["", *(change(known | {"value": v, "baseline": values[0]})[0] for v in values[1:])]
-            out.append({"meter": key[0], "unit": key[1], "values": values, "changes": changes})
+            how = [str(t[key]["provenance"]) if key in t else "" for t in tables]
+            out.append({"meter": key[0], "unit": key[1], "values": values, "provenances": how, "changes": changes})
         return out
 
     @property
@@ -183,7 +184,9 @@ def _short(value: Any) -> str:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    return [house.number(v) + (f" ({c})" if c else "") for v, c in zip(row["values"], row["changes"])]
+    """Return each record's cell: the number, how it was come by, and the change against the first."""
+    cells = zip(row["values"], row["provenances"], row["changes"], strict=True)
+    return [house.number(v) + (f", {p}" if v == v else "") + (f" ({c})" if c else "") for v, p, c in cells]
 
 
 def _html_table(head: list[str], rows: list[list[str]]) -> str:

@@ -119,3 +119,14 @@ def write_meter(
         high=float(spread[1]),
         samples=int(samples),
     )
+
+
+def write_reported(tape: NullTape, *rows: tuple[str, float, str, str, str, float, str]) -> None:
+    """Write figures that a paper reports beside the run's own; nobody here has verified them.
+
+    Args:
+        rows: (name, value, unit with the model it is of, kind, better, baseline, what the baseline is), as for `write_meter`.
+    """
+    for name, value, unit, kind, better, baseline, versus in rows:
+        how: dict[str, Any] = {"kind": kind, "better": better, "baseline": baseline, "baseline_name": versus}
+        write_meter(tape, f"{name}, in the paper", value, unit, provenance="reported", **how)

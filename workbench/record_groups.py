@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+#: Units of arrays that say a place in another array, and how many places there can be.
+INDICES = ("step", "node", "rank", "round", "layer", "position", "expert", "text", "trial", "level", "batch")
+MOST_PLACES = 1_000_000
+
+
 def build_tree(parts: Mapping[str, xr.Dataset]) -> xr.DataTree:
     """Return the groups as a tree in one order, the schema's, so that a file needs to keep none.
 
@@ -106,8 +111,31 @@ def validate_group(path: str, data: xr.Dataset) -> None:
             raise RecordError(expected(f"{path}.{variable.name}", "text", f"dtype {found.dtype}"))
         if variable.dtype != "str" and found.dtype != np.dtype(variable.dtype):
             raise RecordError(expected(f"{path}.{variable.name}", f"dtype {variable.dtype}", f"dtype {found.dtype}"))
+        if variable.unit in INDICES and found.dtype.kind == "i" and found.size:
+            _validate_index(f"{path}.{variable.name}", variable.unit, found.values, data)
     if kind == "meters":
         _validate_meters(path, data)
+    if kind == "tree":
+        _validate_tree(path, data)
+
+
+def _validate_index(where: str, unit: str, values: np.ndarray, data: xr.Dataset) -> None:
+    """Refuse places that no array of ours has: a table made for the greatest of them would fill the memory."""
+    top = data.sizes["expert"] if unit == "expert" and "expert" in data.sizes else MOST_PLACES
+    low, high = int(values.min()), int(values.max())
+    if low < -1 or high >= top:
+        raise RecordError(expected(where, f"{unit}s from -1 to {top - 1}", f"{low} to {high}", then="Make the record again"))
+
+
+def _validate_tree(path: str, data: xr.Dataset) -> None:
+    """Refuse a node whose parent does not stand before it: whoever walked up from there would never arrive."""
+    node, parent = data["node"].values, data["parent"].values
+    wrong = np.flatnonzero((parent >= node) | ((parent < 0) != (node == 0)))
+    if len(wrong):
+        got = f"{int(parent[wrong[0]])} of node {int(node[wrong[0]])} (row {int(wrong[0])})"
+        raise RecordError(
+            expected(f"{path}.parent", "a node before its child, -1 for the root", got, then="Make the record again")
+        )
 
 
 def _validate_meters(path: str, data: xr.Dataset) -> None:

@@ -382,7 +382,7 @@ GROUPS: dict[str, Group] = {
             "compute_ms | batch | float64 | ms | computing (derived)",
             "total_ms | batch | float64 | ms | until the next batch can start (derived)",
             "tokens | batch | int32 | token | tokens in it (derived)",
-            "distinct | batch | int32 | expert | experts that it needs (derived)",
+            "distinct | batch | int32 | experts | experts that it needs (derived)",
             "waiting | batch | int32 | token | known tokens that it leaves in the queue (derived)",
             "resident | batch, expert | bool | | the expert is in the cache after the batch (derived)",
         ),

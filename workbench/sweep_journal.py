@@ -12,6 +12,7 @@ import os
 import pickle
 import uuid
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def digest(system: type[systems.System], knobs: Mapping[str, Any]) -> str:
     """
     made = system(**knobs)
     values = {name: _fingerprint(name, getattr(made, name)) for name in system.knob_names()}
-    whole = [system.key, f"{system.__module__}.{system.__qualname__}", schema.SCHEMA_VERSION, values]
+    version = metadata.version("inference-workbench")  # another one may measure otherwise: its settings are run again
+    whole = [system.key, f"{system.__module__}.{system.__qualname__}", version, schema.SCHEMA_VERSION, values]
     return hashlib.blake2b(json.dumps(whole, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 

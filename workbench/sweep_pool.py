@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import time
 import uuid
 from collections import deque
@@ -21,7 +22,7 @@ from typing import Any
 
 from workbench import system as systems
 from workbench import threads
-from workbench.errors import Cancelled, InputError, WorkbenchError, expected
+from workbench.errors import Cancelled, InputError, StorageError, WorkbenchError, expected
 from workbench.sweep_journal import Journal, Outcome
 from workbench.tape import NullTape, Progress, Tape
 
@@ -39,10 +40,15 @@ def run_setting(system: type[systems.System], knobs: Mapping[str, Any], tape: Ta
         return system(**knobs).record(tape)
     except Cancelled:
         raise
-    except WorkbenchError as error:
-        return str(error)
     except Exception as error:  # hours of other settings must not be lost to one
-        return f"{type(error).__name__}: {error}"
+        said = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
+        return f"{_UNLUCKY} ({said.rstrip('.')}). Run the sweep again to fill it in." if _of_the_machine(error) else said
+
+
+def _of_the_machine(error: Exception) -> bool:
+    """Return whether an error says nothing of the setting: memory or a disk that was full, a file that could not be read."""
+    short = isinstance(error, RuntimeError) and re.search(r"allocate memory|out of memory", str(error), re.IGNORECASE)
+    return isinstance(error, (MemoryError, OSError, StorageError)) or bool(short)
 
 
 def run_all(
@@ -199,7 +205,8 @@ def _run_there(name: str, knobs: dict[str, Any], held: dict[str, Any], stop: str
     outcome = journal.found(whole)
     if outcome is None:
         outcome = run_setting(system, whole, Tape(cancel=_Asked(stop)))  # type: ignore[arg-type]
-        journal.keep(whole, outcome)
+        if not lost(outcome):
+            journal.keep(whole, outcome)
     return outcome
 
 
@@ -220,6 +227,7 @@ class _Asked:
         return bool(self.event.is_set())
 
 
+_UNLUCKY = "The machine failed this setting"
 _DIED = "Every worker that took this setting died (out of memory, say). Give it fewer tokens or more memory."
 
 
@@ -236,7 +244,7 @@ def _outcome(future: Any) -> Outcome:
 
 def lost(outcome: Outcome) -> bool:
     """Return whether a setting failed because of the machines, not because of itself: the next call tries it again."""
-    return isinstance(outcome, str) and outcome.startswith(("The cluster lost", "Every worker that took"))
+    return isinstance(outcome, str) and outcome.startswith(("The cluster lost", "Every worker that took", _UNLUCKY))
 
 
 @contextlib.contextmanager

@@ -253,6 +253,18 @@ def test_a_budget_that_cannot_be_had_is_refused_before_the_run(knobs, sentence):
         wb.system.get("g_search")(**SMALL | knobs).prepare()
 
 
+@pytest.mark.parametrize(("key", "knobs"), [("g_search", {"budget": 0.6}), ("atp_llava", {"theta_r_offset": 0.2})])
+def test_what_the_papers_report_stands_beside_and_no_slider_moves_it(key, knobs):
+    from widgets.recorded import recorded_run
+
+    record = recorded_run(key)
+    moved = wb.system.get(key)(**record.knobs | knobs).rederive(record)
+    for found in (record, moved):
+        reported = found.column("meters", "provenance") == "reported"
+        assert reported.sum() == 2
+        assert np.isfinite(found.column("meters", "value")[reported]).all()
+
+
 def test_the_true_run_has_the_costs_that_the_slider_said(searched):
     facts = searched.group_attrs("patches")
     again = wb.run(

@@ -351,6 +351,14 @@ def test_another_tau_is_what_a_run_with_it_would_choose_in_the_first_layer(model
     assert kept == sorted(kept)
 
 
+def test_what_the_paper_reports_stands_beside_and_no_slider_moves_it(model: LlamaForCausalLM) -> None:
+    record = run(model, tau=0.8)
+    for found in (record, ZipVL(tau=0.6).rederive(record)):
+        row = found.meter("kept share, in the paper")
+        assert (row["value"], row["provenance"]) == (0.528, "reported")
+    assert record.meter("prefill")["low"] <= record.meter("prefill")["value"] <= record.meter("prefill")["high"]
+
+
 def test_captions_say_what_is_skipped_and_what_is_only_an_estimate(model: LlamaForCausalLM) -> None:
     record = run(model, tau=0.8)
     assert "Estimated" not in record.text("kept_tokens")

@@ -76,6 +76,10 @@ class _Session:
     def __init__(self) -> None:
         self.timers: list[Callable[[], None]] = []
 
+    def ask(self, act: Callable[[], None], size: int = 0) -> bool:
+        self.add(act)
+        return True
+
     def add(self, act: Callable[[], None]) -> None:
         act()
 

@@ -147,6 +147,21 @@ def test_runs_are_kept_named_compared_scrubbed_and_deleted(live: Live, site: str
     assert live.errors == []
 
 
+def test_the_address_of_a_comparison_brings_it_back(live: Live, site: str) -> None:
+    live.page.goto(f"{site}/compare?theme=dark")
+    for name in ("ZipVL, as shipped", "ProDepth, as shipped"):
+        live.page.get_by_label(f"compare {name}", exact=True).check()
+    table = live.page.locator("table.sides").first
+    expect(table).to_contain_text("ProDepth, as shipped")
+    live.page.wait_for_function("() => location.search.includes('runs=')")
+    live.page.reload()
+    expect(live.page.locator("table.sides").first).to_contain_text("ProDepth, as shipped")
+    assert "theme=dark" in live.page.url
+    live.page.get_by_label("compare ZipVL, as shipped", exact=True).uncheck()
+    live.page.get_by_label("compare ProDepth, as shipped", exact=True).uncheck()
+    live.page.wait_for_function("() => !location.search.includes('runs=')")
+
+
 def test_a_kept_run_is_opened_again_and_nobody_else_sees_it(live: Live, browser: Any, site: str) -> None:
     keep(live, f"{site}/walk?length=7&walkers=50")
     live.page.goto(f"{site}/compare")

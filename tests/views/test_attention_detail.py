@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+from plotly.io.json import to_json_plotly
 
 from tests.views.simulator import record as simulate
+from tests.views.simulator import run_attrs
 from workbench.errors import InputError
-from workbench.views import head_zoom
+from workbench.record import Record
+from workbench.views import attention_overview, head_zoom
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +48,36 @@ def test_a_coarse_part_pools_the_exact_one(record, monkeypatch):
             block = truth[q_cuts[i] : q_cuts[i + 1], k_cuts[j] : k_cuts[j + 1]].sum(1).mean()
             assert mass[i, j] == pytest.approx(block, rel=1e-4)
     np.testing.assert_allclose(np.nansum(mass, 1), 1, rtol=1e-5)
+
+
+def many_heads(layers, heads):
+    mass = np.random.default_rng(0).random((layers, heads, 16, 16), np.float32) * np.tri(16, dtype=np.float32)
+    columns = {
+        "mass": mass / mass.sum(-1, keepdims=True), "token_score": np.ones((layers, 20)), "keep": np.ones((layers, 20), bool), "keep_ratio": np.ones(layers),
+        "sink_share": np.ones((layers, heads)),
+    }  # fmt: skip
+    return Record.from_columns({"attention": columns}, run_attrs(0, {}))
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(30, 9), (32, 32), (80, 64)])
+def test_the_map_of_all_heads_stays_under_a_megabyte(layers, heads):
+    spec = attention_overview.VIEW.spec(many_heads(layers, heads))
+    assert len(to_json_plotly(spec)) < 950_000
+    cells = np.array(spec["data"][0]["z"], float)
+    assert cells.shape[0] % layers == cells.shape[1] % heads == 0
+
+
+def test_of_a_large_bin_some_queries_stand_for_all_and_the_caption_says_so(record, monkeypatch):
+    monkeypatch.setattr(head_zoom, "CELLS", 2)
+    monkeypatch.setattr(head_zoom, "ASKED", 5)
+    mass, _, q_cuts = head_zoom.probabilities(record, 1, (0, 40), (0, 40))
+    truth = written_out(record, 1)
+    for i, (a, b) in enumerate(itertools.pairwise(q_cuts)):
+        asked = np.linspace(a, b - 1, 5).round().astype(int)
+        np.testing.assert_allclose(
+            mass[i, : i + 1], [truth[asked, :20].sum(1).mean(), truth[asked, 20:].sum(1).mean()][: i + 1], rtol=1e-4
+        )
+    assert "each row seen by 5 of its tokens" in record.text("head_zoom")
 
 
 def test_the_picture_follows_the_window_and_stays_small(record):

@@ -75,7 +75,15 @@ export function render({ model }) {
     }
   })
   model.on("msg:custom", (event) => saveFile(event))
-  model.on("chosen", () => { chosen = [...model.chosen]; show() })
+  function rewrite() { // the address brings these runs back: shipped ones for everybody, kept ones for this browser
+    if (!model.whole_page) return
+    const asked = new URLSearchParams(location.search)
+    if (model.chosen.length) asked.set("runs", model.chosen.join(","))
+    else asked.delete("runs")
+    const search = `${asked}`
+    history.replaceState(history.state, "", `${location.pathname}${search && "?"}${search}${location.hash}`)
+  }
+  model.on("chosen", () => { chosen = [...model.chosen]; show(); rewrite() })
   for (const name of ["runs", "message", "tone"]) model.on(name, show)
   model.on("visitor", () => { remember(model.visitor); show() })
   const paint = () => paintPage(model, "Compare runs · Workbench")

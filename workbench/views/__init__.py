@@ -6,7 +6,8 @@ model and never imports Panel. To add one: a file in this package with a `VIEW =
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -14,7 +15,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from workbench import hosts
-from workbench.errors import RecordError, expected, unknown
+from workbench.errors import RecordError, WorkbenchError, expected, unknown
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -137,7 +138,8 @@ class View:
         """
         self.require(record)
         self._known(self.draw, options)
-        spec = self.draw(record, title=self.question if title else "", **options)
+        with self._stumbling():
+            spec = self.draw(record, title=self.question if title else "", **options)
         broken = record.group_attrs("text").get("broken")
         if broken:
             mark_broken(spec, str(options.get("theme", "light")))
@@ -155,12 +157,29 @@ class View:
     def text(self, record: Record, **options: Any) -> str:
         """Return the same in words or a small table."""
         self.require(record)
-        return self.say(record, **self._own(self.say, options))
+        own = self._own(self.say, options)
+        with self._stumbling():
+            return self.say(record, **own)
 
     def describe(self, record: Record, **options: Any) -> str:
         """Return the caption: one sentence of what to see now."""
         self.require(record)
-        return self.caption(record, **self._own(self.caption, options))
+        own = self._own(self.caption, options)
+        with self._stumbling():
+            return self.caption(record, **own)
+
+    @contextmanager
+    def _stumbling(self) -> Iterator[None]:
+        """Say which picture cannot be drawn where a record's numbers contradict each other: its file may come from anybody."""
+        try:
+            yield
+        except WorkbenchError:
+            raise
+        except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"[:120]
+            raise RecordError(
+                f"view {self.name!r}: this record's numbers cannot be drawn ({reason}). Make the record again."
+            ) from error
 
     def options(self) -> tuple[str, ...]:
         """Return the names of the options that the picture takes."""

@@ -14,7 +14,8 @@ from workbench.views.common import Spec, revision, table
 if TYPE_CHECKING:
     from workbench.record import Record
 
-TILE = 14  # bins a side of a small map
+TILE, LEAST = 14, 3  # bins a side of a small map, at most and at least
+CELLS = 160_000  # of all maps together: with more heads each is coarser, and the message stays under a megabyte
 
 
 def draw(record: Record, *, selected: Any = None, theme: str = "light", title: str = "") -> Spec:
@@ -24,8 +25,9 @@ def draw(record: Record, *, selected: Any = None, theme: str = "light", title: s
         selected: the ringed head, `layer * heads + head`.
     """
     d, mass = house.design(theme), record.column("attention", "mass")
-    small = _coarser(mass, TILE)
-    layers, heads, size, _ = small.shape
+    layers, heads = mass.shape[:2]
+    small = _coarser(mass, max(LEAST, min(TILE, int((CELLS / (layers * heads)) ** 0.5) - 2)))
+    size = small.shape[-1]
     pitch = size + 1
     canvas = np.full((layers * pitch, heads * pitch), np.nan)
     for layer in range(layers):

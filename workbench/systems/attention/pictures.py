@@ -114,23 +114,21 @@ def exam(reader: VisionReader, number: int, seed: int, kinds: tuple[str, ...] = 
     import torch
 
     found = list(scenes.examples(EXAM_SEED + 1000 + seed, number, kinds=kinds))  # type: ignore[arg-type]
-    with torch.inference_mode():
-        glance = reader.glance([s.image for s, _ in found], [q.words for _, q in found])
     answers = [reader.question_ids(q.answer) for _, q in found]
     if any(len(a) != 1 for a in answers):
         raise InputError(
             expected("model", "one token for each answer of the exam", f"{reader.loaded.name}", "", "Use scene-reader")
         )
+    with torch.inference_mode():
+        first = reader.glance([found[0][0].image], [found[0][1].words])  # of a large model all of them would take an hour
+        if first.patches != scenes.GRID**2:
+            wanted = f"{scenes.GRID**2} picture tokens, one for each patch of a scene"
+            raise InputError(expected("model", wanted, first.patches, "", "Use scene-reader"))
+        glance = reader.glance([s.image for s, _ in found], [q.words for _, q in found])
     asked = torch.zeros(number, scenes.GRID**2, dtype=torch.bool, device=reader.device)
     for row, (_, question) in enumerate(found):
         for thing in question.about:
             asked[row, thing.patches] = True
-    if glance.patches != asked.shape[1]:
-        raise InputError(
-            expected(
-                "model", f"{asked.shape[1]} picture tokens, one for each patch of a scene", glance.patches, "", "Use scene-reader"
-            )
-        )
     return Exam(glance, torch.tensor([a[0] for a in answers], device=reader.device), np.array([q.kind for _, q in found]), asked)
 
 

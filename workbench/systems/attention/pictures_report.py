@@ -213,6 +213,9 @@ def replayed_meters(record: Any, costs: Sequence[Mapping[str, Any]], accuracy: f
     derived = {str(c["name"]) for c in costs}
     provenance = []
     for i, name in enumerate(table["meter"].astype(str)):
+        if table["provenance"][i] == "reported":
+            provenance.append("reported")
+            continue
         table["value"][i] = known.get(name, np.nan)
         table["low"][i] = table["high"][i] = np.nan
         provenance.append("derived" if name in derived else "estimated")

@@ -109,6 +109,7 @@ class Prefill:
     score: list[np.ndarray] = field(default_factory=list)
     keep: list[np.ndarray] = field(default_factory=list)
     probe_ms: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     attention_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
     cache: Any = None
@@ -376,7 +377,8 @@ class ZipVL(System):
             times[kind].append(seen.seconds)
             dense, sparse = (dense, seen) if kind else (seen, sparse)
         for seen, kind in ((dense, False), (sparse, True)):
-            seen.seconds = float(np.median(times[kind][1:]))
+            seen.times = times[kind][1:]
+            seen.seconds = float(np.median(seen.times))
         tokens = self._held or self.continuation(dense, tape)
         if (written := dense.cache.get_seq_length() - length) > 0:
             dense.cache.crop(-written)  # back to the prompt: a negative count is taken off the end
