@@ -16,7 +16,7 @@ import transformers
 import workbench as wb
 from tests.instruments.test_router import make
 from workbench.errors import InputError, ModelError
-from workbench.systems.routing import analysis, losses, openmoe_report
+from workbench.systems.routing import analysis, claims, losses, openmoe_report
 from workbench.systems.routing.openmoe import OpenMoE, choose
 
 
@@ -453,7 +453,7 @@ def test_bounds_are_over_texts_which_are_what_was_drawn() -> None:
     text = np.repeat(np.arange(10), 40)
     lost = rng.random(10) < 0.5
     rate = lost[text].astype(float)
-    value, low, high = openmoe_report._interval(rate, text)
+    value, low, high = claims.interval(rate, text)
     assert value == pytest.approx(lost.mean())
     assert (high - low) / 2 == pytest.approx(2.262157 * lost.std(ddof=1) / np.sqrt(10), rel=1e-5)
     columns = {"position": np.tile(np.arange(40), 10), "text": text, "domain": np.full(400, "play")}

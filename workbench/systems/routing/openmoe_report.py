@@ -14,13 +14,13 @@ from workbench.meters import write_meter
 from workbench.record import Record
 from workbench.system import Columns
 from workbench.systems.routing import analysis
+from workbench.systems.routing.claims import all_claims, late, sides_of, spread_of_mean, with_claims
 
 if TYPE_CHECKING:
     from workbench.instruments.router import Routing
     from workbench.systems.routing.openmoe import OpenMoE, Pass
     from workbench.tape import Tape
 
-CLAIM = ("claim", "measure", "value", "low", "high", "compared", "compared_name", "verdict")
 LIVE = ("capacity_factor", "order", "top_k", "group_size")
 GIVEN = ", the id given"
 BINS = 16  # of positions, in the drop curves
@@ -95,7 +95,7 @@ def write(system: OpenMoE, tape: Tape, found: Routing, free: Pass, limited: Pass
         tape.describe("curve/drop_quality", **LABELS["curve/drop_quality"], **added_loss(system, free, limited))
     tape.describe("curve/drops", **LABELS["curve/drops"])
     _write_meters(system, tape, found, (free, limited, speed), served)
-    tape.write("claims", **_claims(facts, columns, first, shares, served["dropped"], film, (free, limited)))
+    tape.write("claims", **all_claims(facts, columns, first, shares, served["dropped"], film, (free, limited)))
 
 
 def live_of(system: OpenMoE, facts: dict[str, Any]) -> dict[str, Any]:
@@ -251,16 +251,6 @@ def _choices(logits: np.ndarray, top_k: int) -> np.ndarray:
 # ---- drops and what they cost -------------------------------------------------------------------------------------------
 
 
-def _sides(facts: dict[str, Any], columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the tokens of learnt kinds and of kinds outside them, by name; sides without tokens are left out."""
-    outside = np.isin(columns["domain"].astype(str), list(facts["outside"]))
-    sides = {"kinds the model learnt": ~outside, "kinds it never saw": outside}
-    own = set(columns["domain"].astype(str)) - set(domains.DOMAINS) - set(domains.OUTSIDE)
-    if own:
-        sides = {str(next(iter(own))): np.ones(len(outside), bool)}
-    return {n: s for n, s in sides.items() if s.any()}
-
-
 def _binned(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (bin of each token, centre of each bin)."""
     length = int(position.max()) + 1
@@ -273,7 +263,7 @@ def drop_curves(facts: dict[str, Any], columns: dict[str, np.ndarray], dropped: 
     """Return the dropped share by position: mean over layers and choices, with a 95 % interval over texts."""
     place, centre = _binned(columns["position"])
     rate, bins, parts = dropped.mean((0, 2)), len(centre), []
-    for name, side in _sides(facts, columns).items():
+    for name, side in sides_of(facts, columns).items():
         texts, text = np.unique(columns["text"][side], return_inverse=True)
         cell = text * bins + place[side]  # one for each text and bin
         hit, tried = (np.bincount(cell, w, len(texts) * bins).reshape(-1, bins) for w in (rate[side], None))
@@ -283,21 +273,13 @@ def drop_curves(facts: dict[str, Any], columns: dict[str, np.ndarray], dropped: 
     return joined(parts)
 
 
-def spread_of_mean(rows: np.ndarray) -> np.ndarray:
-    """Return half the 95 % interval of the mean of rows (n, m), by Student's law; NaN for fewer than two."""
-    from scipy.stats import t
-
-    n = len(rows)
-    return t.ppf(0.975, n - 1) * rows.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.full(rows.shape[1], np.nan)
-
-
 def quality_curves(system: OpenMoE, free: Pass, limited: Pass) -> Rows:
     """Return the loss that the limit adds by position, for each side, with a 95 % interval over texts."""
     _, position, text, kind = system._texts.flat()
     columns = {"domain": kind.astype(str), "position": position}
     place, centre = _binned(position.reshape(system._texts.ids.shape)[0, :-1])
     added = limited.loss - free.loss
-    sides = _sides({"outside": domains.OUTSIDE}, columns)
+    sides = sides_of({"outside": domains.OUTSIDE}, columns)
     parts = []
     for name, side in sides.items():
         rows = np.unique(text[side])
@@ -311,7 +293,7 @@ def added_loss(system: OpenMoE, free: Pass, limited: Pass) -> dict[str, list[flo
     """Return the mean added loss of each side and half its 95 % interval over texts, in the order of the curves."""
     _, position, text, kind = system._texts.flat()
     by_text = (limited.loss - free.loss).mean(1)
-    sides = _sides({"outside": domains.OUTSIDE}, {"domain": kind.astype(str), "position": position})
+    sides = sides_of({"outside": domains.OUTSIDE}, {"domain": kind.astype(str), "position": position})
     rows = [by_text[np.unique(text[side])] for side in sides.values()]
     half = [float(spread_of_mean(r[:, None])[0]) if len(r) > 1 else -1.0 for r in rows]
     return {"mean": [float(r.mean()) for r in rows], "half": half}
@@ -399,93 +381,6 @@ def served_meters(served: dict[str, np.ndarray], slots: float, own_k: bool = Tru
     ]  # fmt: skip
 
 
-# ---- claims -------------------------------------------------------------------------------------------------------------
-
-
-def _claims(
-    facts: dict[str, Any], columns: dict[str, np.ndarray], first: np.ndarray, shares: dict[str, list[analysis.Explained]],
-    dropped: np.ndarray, film: dict[str, np.ndarray] | None, passes: tuple[Any, ...],
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Return each claim of the paper with what was found; thresholds stand in the measure's own words."""
-    mean = {n: np.array(rows).mean(0) for n, rows in shares.items()}
-    ids, kind, place = mean["token id"], mean["kind of text"], mean["position"]
-    rows: list[tuple[Any, ...]] = [
-        ("experts follow token ids", "share of the expert's entropy that the id explains beyond chance (holds above 1/2)", *ids[:3], kind[0], "the kind of text explains",
-         _verdict(ids[1] > 0.5, ids[2] < 0.5)),
-        ("they do not follow topics", "share that the kind of text explains (holds below 1/10)", *kind[:3], kind[3], "chance alone, taken off",
-         _verdict(kind[2] < 0.1, kind[1] > 0.1)),
-        ("nor positions", "share that the position explains (holds below 1/10)", *place[:3], place[3], "chance alone, taken off",
-         _verdict(place[2] < 0.1, place[1] > 0.1)),
-    ]  # fmt: skip
-    rows.append(_static(facts, columns, first))
-    rows += _early(film, int(facts["experts"]))
-    rows += _late(facts, columns, dropped)
-    table = [r for r in rows if np.isfinite(r[2])]
-    return {n: np.array([r[i] for r in table]) for i, n in enumerate(CLAIM)}
-
-
-def _verdict(holds: Any, fails: Any) -> str:
-    return "holds" if holds else "fails" if fails else "unclear"
-
-
-def _static(facts: dict[str, Any], columns: dict[str, np.ndarray], first: np.ndarray) -> tuple[Any, ...]:
-    ids, text = np.unique(columns["token_id"], return_inverse=True)[1], columns["text"]
-    found = [analysis.table_accuracy(ids, f, text, int(facts["experts"])) for f in first]
-    right, low, high = _interval(np.mean([hits for hits, _ in found], 0), text[text % 2 == 1])
-    common = float(np.mean([share for _, share in found]))
-    return (
-        "a table of ids could be the router", "right first choices on unseen texts (holds above 0.8, fails below 0.5)", right, low, high, common,
-        "always the commonest expert", _verdict(low > 0.8, high < 0.5),
-    )  # fmt: skip
-
-
-def _early(film: dict[str, np.ndarray] | None, experts: int) -> list[tuple[Any, ...]]:
-    """Return what was settled after a tenth of the training."""
-    if film is None:
-        return []
-    own = film["run"] == film["run"][0]
-    steps = np.unique(film["step"][own])
-    tenth = steps[np.abs(np.log(steps / (steps[-1] / 10))).argmin()]
-    at = film["overlap"][own & (film["step"] == tenth)]
-    chance = 2 / experts
-    return [(
-        "the routing is learnt early", f"experts of a token that stay until the end, after {tenth} of {steps[-1]} steps (holds above 0.8, fails below 0.5)",
-        at.mean(), at.min(), at.max(), chance, "two random routers", _verdict(at.min() > 0.8, at.max() < 0.5),
-    )]  # fmt: skip
-
-
-def _late(facts: dict[str, Any], columns: dict[str, np.ndarray], dropped: np.ndarray) -> list[tuple[Any, ...]]:
-    """Return whether later tokens, and kinds outside the training, are dropped more."""
-    length = int(columns["position"].max()) + 1
-    if length < 8:
-        return []
-    hit = dropped.mean((0, 2))
-    quarter = columns["position"] * 4 // length
-    text = columns["text"]
-    (now, now_low, now_high), (then, then_low, then_high) = (_interval(hit[quarter == q], text[quarter == q]) for q in (3, 0))
-    found = [(
-        "later tokens are dropped more", f"choices dropped in the last quarter (capacity factor {facts['capacity_factor']:g}, order {facts['order']})",
-        now, now_low, now_high, then, "in the first quarter", _verdict(now_low > then_high, now_high < then_low),
-    )]  # fmt: skip
-    sides = _sides(facts, columns)
-    if len(sides) == 2:
-        (home, home_low, home_high), (away, away_low, away_high) = (_interval(hit[s], text[s]) for s in sides.values())
-        found.append((
-            "strange text is dropped more", "choices dropped in kinds it never saw", away, away_low, away_high, home, "kinds it learnt",
-            _verdict(away_low > home_high, away_high < home_low),
-        ))  # fmt: skip
-    return found
-
-
-def _interval(values: np.ndarray, text: np.ndarray) -> tuple[float, float, float]:
-    """Return the mean of a value over tokens and a 95 % interval over texts: tokens of one text are no independent draws."""
-    if not len(values):
-        return float("nan"), float("nan"), float("nan")
-    each = [values[text == t].mean() for t in np.unique(text)]
-    half = spread_of_mean(np.array(each)[:, None])[0]
-    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
-
-
 # ---- live knobs ---------------------------------------------------------------------------------------------------------
 
 
@@ -513,18 +408,8 @@ def derive(system: OpenMoE, record: Record) -> Columns:
         "meters": _replaced(record, rows, moved),
     }
     if "claims" in record:
-        made["claims"] = _renewed(record, _late(facts, old, served["dropped"]))
+        made["claims"] = with_claims(record, late(facts, old, served["dropped"]))
     return made | {"attrs": {"routing": facts, "curve/drops": LABELS["curve/drops"]}}
-
-
-def _renewed(record: Record, rows: list[tuple[Any, ...]]) -> dict[str, np.ndarray]:
-    """Return the claims with these in the place of those of their names: what the live knobs do not touch stays."""
-    table = {n: record.column("claims", n).astype(object) for n in CLAIM}
-    for row in rows:
-        for at in np.flatnonzero(table["claim"] == row[0]):
-            for name, value in zip(CLAIM, row, strict=True):
-                table[name][at] = value
-    return {n: np.array(values.tolist()) for n, values in table.items()}
 
 
 def refuse(facts: dict[str, Any]) -> None:

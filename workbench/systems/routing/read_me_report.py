@@ -9,8 +9,9 @@ import numpy as np
 
 from workbench.meters import wilson, write_meter
 from workbench.systems.routing import experts as cut
-from workbench.systems.routing.openmoe_report import curve, joined, spread_of_mean
-from workbench.systems.routing.read_me_serving import LABELS, claims_table, routed, served_meters, simulated, verdict
+from workbench.systems.routing.claims import spread_of_mean, table_of, verdict
+from workbench.systems.routing.openmoe_report import curve, joined
+from workbench.systems.routing.read_me_serving import LABELS, routed, served_meters, simulated
 
 if TYPE_CHECKING:
     from workbench.systems.routing.read_me import Costs, Reading, ReadMe
@@ -29,7 +30,7 @@ def write(system: ReadMe, tape: Tape, means: np.ndarray, reading: Reading, costs
     _write_reading(system, tape, reading)
     _write_costs(system, tape, costs)
     _write_meters(system, tape, reading, costs)
-    tape.write("claims", **claims_table(_claims(system, reading, costs)))
+    tape.write("claims", **table_of(_claims(system, reading, costs)))
 
 
 def _write_requests(system: ReadMe, tape: Tape) -> None:

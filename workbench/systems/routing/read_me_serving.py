@@ -11,6 +11,7 @@ from workbench.errors import InputError, expected
 from workbench.record import Record
 from workbench.system import Columns
 from workbench.systems.routing import serving
+from workbench.systems.routing.claims import verdict, with_claims
 from workbench.systems.routing.openmoe_report import curve, groupings, joined
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ REPORTED = {
 }
 PLAIN = "first come, LRU, nothing loaded ahead"
 SERVED = ("hit_rate", "mean_ms", "p50_ms", "p95_ms", "p99_ms", "first_ms", "distinct", "bytes")
-CLAIM = ("claim", "measure", "value", "low", "high", "compared", "compared_name", "verdict")
 Rows = dict[str, np.ndarray]
 
 
@@ -51,14 +51,6 @@ def routed(columns: Rows, choice: np.ndarray, experts: int) -> dict[str, Rows]:
 
 def simulated(size: np.ndarray, bandwidth: float) -> np.ndarray:
     return size / (bandwidth * 1e6)
-
-
-def verdict(holds: Any, fails: Any) -> str:
-    return "holds" if holds else "fails" if fails else "unclear"
-
-
-def claims_table(rows: list[tuple[Any, ...]]) -> Rows:
-    return {n: np.array([r[i] for r in rows]) for i, n in enumerate(CLAIM)}
 
 
 def requests_of(record: Record, router: str) -> serving.Requests:
@@ -143,7 +135,7 @@ def derive(system: ReadMe, record: Record) -> Columns:
     }  # fmt: skip
     meters = served_meters(shown, plain, size, dense_of(record, requests, rules_of(system)))
     made["meters"] = _replaced(record, [*meters, _read_meter(record, system.router)])
-    made["claims"] = _with_claims(record, _served_claims(system, rivals))
+    made["claims"] = with_claims(record, _served_claims(system, rivals))
     made["loads"] = {n: record.column("loads", n) for n in record.variables("loads")} | {
         "simulated_ms": simulated(own, system.bandwidth)
     }
@@ -297,13 +289,3 @@ def _served_claims(system: ReadMe, rivals: dict[tuple[str, str], serving.Served]
         ("batching and cache together shorten it", f"95th percentile of latency over first come with LRU, {where} (holds below 0.95)", ours / whole,
          *none, 1.0, "first come with LRU", verdict(ours / whole < 0.95, ours >= whole)),
     ]  # fmt: skip
-
-
-def _with_claims(record: Record, rows: list[tuple[Any, ...]]) -> Rows:
-    """Return the run's claims followed by those of serving."""
-    fresh, old = claims_table(rows), {n: record.column("claims", n) for n in record.variables("claims")}
-    stays = ~np.isin(np.array([str(c) for c in old["claim"]]), fresh["claim"])
-    return {
-        n: np.concatenate([np.array([str(v) for v in old[n]])[stays] if fresh[n].dtype.kind == "U" else old[n][stays], fresh[n]])
-        for n in CLAIM
-    }
