@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workbench.data import scenes
+from workbench.data import scenes, textures
 from workbench.errors import InputError, UnknownNameError
 
 NAMES = list(scenes.PRESETS)
@@ -20,7 +20,7 @@ def turned(shown: scenes.Scene, yaw: float, position: tuple[float, float, float]
 
 def test_the_depth_of_a_slanted_plane_is_its_formula() -> None:
     normal, point = np.array([0.2, -0.3, -1.0]), np.array([0.0, 0.0, 5.0])
-    paint = scenes.waves(np.random.default_rng(0))
+    paint = textures.waves(np.random.default_rng(0))
     camera = scenes.camera(31, 45, 40.0)
     shown = scenes.Scene("plane", (scenes.Thing("plane", point, normal, paint, 1),), camera)
     y, x = np.mgrid[0:31, 0:45]
@@ -29,7 +29,7 @@ def test_the_depth_of_a_slanted_plane_is_its_formula() -> None:
 
 
 def test_a_sphere_and_a_box_have_the_extent_they_should() -> None:
-    paint = scenes.waves(np.random.default_rng(0))
+    paint = textures.waves(np.random.default_rng(0))
     ball = scenes.Thing("sphere", np.array([0, 0, 6.0]), np.full(3, 1.5), paint, 3)
     block = scenes.Thing("box", np.array([0, 0, 6.0]), np.array([1.0, 1.0, 0.5]), paint, 2)
     camera = scenes.camera(101, 101, 100.0)
@@ -105,7 +105,7 @@ def test_a_point_keeps_its_colour_from_frame_to_frame(texture: str) -> None:
 
 def test_textures_do_not_alias_however_far() -> None:
     """A distant wave turns faster than a pixel: it must fade instead of folding into a coarse one."""
-    paint = scenes.waves(np.random.default_rng(1), finest=0.1, coarsest=0.2)
+    paint = textures.waves(np.random.default_rng(1), finest=0.1, coarsest=0.2)
     wall = scenes.Thing("plane", np.array([0, 0, 200.0]), np.array([0, 0, -1.0]), paint, 1)
     image = scenes.render(scenes.Scene("far", (wall,), scenes.camera()), scenes.camera()).image
     assert image.std((0, 1)).max() < 0.02  # 0.15 without the filter
@@ -127,7 +127,7 @@ def test_errors_name_what_is_there() -> None:
     with pytest.raises(UnknownNameError, match="waves"):
         scenes.preset("street", texture="wave")
     with pytest.raises(UnknownNameError, match="brick"):
-        scenes.picture(np.random.default_rng(0), "brik")
+        textures.picture(np.random.default_rng(0), "brik")
     with pytest.raises(InputError, match="focal length"):
         scenes.camera(4, 4, 0.0)
 

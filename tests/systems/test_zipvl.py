@@ -17,7 +17,7 @@ from workbench import data
 from workbench.errors import InputError, KindError, ModelError
 from workbench.instruments import taps
 from workbench.systems.attention import packed_cache as pc
-from workbench.systems.attention import zipvl
+from workbench.systems.attention import sparse, zipvl
 from workbench.systems.attention.zipvl import ZipVL, important, probe_positions, scores, smallest_count, token_mass, visible
 
 
@@ -186,7 +186,7 @@ def test_skipping_equals_dense_attention_with_a_mask(skip: str) -> None:
     keep[:3], keep[-1] = False, True
     call = taps.Call(0, None, query, key, value, None, 8**-0.5, {})
     torch.testing.assert_close(
-        zipvl.sparse_attention(call, keep, skip), masked_dense(query, key, value, keep, skip), atol=1e-5, rtol=1e-5
+        sparse.sparse_attention(call, keep, skip), masked_dense(query, key, value, keep, skip), atol=1e-5, rtol=1e-5
     )
 
 

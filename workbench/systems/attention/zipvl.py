@@ -39,6 +39,7 @@ from workbench.system import Columns, ModelName, PictureInput, Prompt, System, k
 from workbench.systems.attention import pictures
 from workbench.systems.attention import zipvl_report as report
 from workbench.systems.attention.packed_cache import WIDTHS, LayerCache, compress
+from workbench.systems.attention.sparse import evicted_attention, in_shape_of, rows_of, sparse_attention
 from workbench.tape import NullTape, Tape, synchronize
 
 DEFAULT_PROMPT = data.passage("play", 2800)
@@ -396,9 +397,9 @@ class ZipVL(System):
         """Return every layer's packed cache, and let the model's cache hold the restored numbers (step 6)."""
         packed = []
         for layer, keep in zip(seen.cache.layers, seen.keep):
-            keys, values = (_rows(t) for t in (layer.keys, layer.values))
+            keys, values = (rows_of(t) for t in (layer.keys, layer.values))
             packed.append(compress(keys, values, keep, (self.bits_high, self.bits_low)))
-            layer.keys, layer.values = (_like(n, t) for n, t in zip(packed[-1].numbers(), (layer.keys, layer.values)))
+            layer.keys, layer.values = (in_shape_of(n, t) for n, t in zip(packed[-1].numbers(), (layer.keys, layer.values)))
         return packed
 
     def derive(self, record: Record) -> Columns:
@@ -410,43 +411,6 @@ def _now() -> float:
     """Return seconds once the device has done what it was told: it would be measuring the launch otherwise."""
     synchronize()
     return time.perf_counter()
-
-
-def _rows(tensor: Any) -> np.ndarray:
-    """Return (1, K, T, d) as (T, K * d) fp32."""
-    return np.ascontiguousarray(tensor[0].transpose(0, 1).reshape(tensor.shape[2], -1).float().cpu().numpy())
-
-
-def _like(rows: np.ndarray, tensor: Any) -> Any:
-    """Return (T, K * d) numbers in the shape, dtype and device of (1, K, T, d)."""
-    import torch
-
-    split = torch.from_numpy(rows).reshape(tensor.shape[2], tensor.shape[1], tensor.shape[3]).transpose(0, 1)
-    return split[None].to(tensor).contiguous()
-
-
-def sparse_attention(call: taps.Call, keep: np.ndarray, skip: str) -> Any:
-    """Return (1, T, H, d): attention among the kept tokens at their own positions, zero for the others ("queries"),
-    or of every query on the kept keys before it ("keys")."""
-    import torch
-    from torch.nn.functional import scaled_dot_product_attention
-
-    index = torch.from_numpy(np.flatnonzero(keep)).to(call.query.device)
-    key, value = call.key[:, :, index], call.value[:, :, index]
-    options: dict[str, Any] = {"scale": call.scaling, "enable_gqa": key.shape[1] != call.query.shape[1]}
-    out = torch.zeros_like(call.query)
-    if skip == "queries":
-        out[:, :, index] = scaled_dot_product_attention(call.query[:, :, index], key, value, is_causal=True, **options)
-        return out.transpose(1, 2)
-    for start in range(0, len(keep), 256):  # rows in blocks: no T x T mask
-        rows = torch.arange(start, min(start + 256, len(keep)), device=index.device)
-        allowed = index[None] <= rows[:, None]
-        blind = ~allowed.any(1)
-        allowed[blind, 0] = True  # softmax needs one key; the row is emptied below
-        block = scaled_dot_product_attention(call.query[:, :, rows], key, value, attn_mask=allowed, **options)
-        block[:, :, blind] = 0
-        out[:, :, rows] = block
-    return out.transpose(1, 2)
 
 
 class _Reader:
@@ -477,8 +441,8 @@ class _Reader:
             new = len(mass)
             keep = important(mass / np.arange(new, 0, -1), smallest_count(mass, self.system.tau), 1)
             parts = [t[:, :, -new:] for t in (layer.keys, layer.values)]
-            block = compress(_rows(parts[0]), _rows(parts[1]), keep, bits)
-            restored = [_like(numbers, part) for numbers, part in zip(block.numbers(), parts)]
+            block = compress(rows_of(parts[0]), rows_of(parts[1]), keep, bits)
+            restored = [in_shape_of(numbers, part) for numbers, part in zip(block.numbers(), parts)]
             layer.keys, layer.values = (
                 torch.cat([stored[:, :, :-new], newest], 2) for stored, newest in zip((layer.keys, layer.values), restored)
             )
@@ -488,20 +452,3 @@ class _Reader:
 def _joined(old: LayerCache, new: LayerCache) -> LayerCache:
     """Return which tokens of both are important; the bytes of the prompt's cache stay the account."""
     return LayerCache(np.concatenate([old.important, new.important]), old.keys, old.values)
-
-
-def evicted_attention(call: taps.Call, kept: np.ndarray) -> Any:
-    """Return (1, rows, H, d): attention on the kept tokens of the prompt and on the new ones, causally."""
-    import torch
-    from torch.nn.functional import scaled_dot_product_attention
-
-    rows, total = call.query.shape[2], call.key.shape[2]
-    stays = np.ones(total, bool)
-    stays[: len(kept)] = kept
-    index = torch.from_numpy(np.flatnonzero(stays)).to(call.query.device)
-    allowed = index[None] <= torch.arange(total - rows, total, device=index.device)[:, None]
-    out = scaled_dot_product_attention(
-        call.query, call.key[:, :, index], call.value[:, :, index], attn_mask=allowed, scale=call.scaling,
-        enable_gqa=call.key.shape[1] != call.query.shape[1],
-    )  # fmt: skip
-    return out.transpose(1, 2)
