@@ -176,7 +176,7 @@ def test_the_page_answers_a_pointer_and_saves_its_pictures(page: Path, record: R
             tab.locator("button[data-view=token_tree]", has_text=kind).click()
         assert saved.value.suggested_filename == f"token_tree-step-0.{kind.lower()}"
         assert Path(saved.value.path()).read_bytes().startswith(start)
-    tab.locator("#token_tree ~ details summary").click()
+    tab.locator("section:has(#token_tree) details summary").click()
     assert tab.inner_text("#token_tree-words").split() == record.text("token_tree", step=0).split()
     assert offline.problems == []
 

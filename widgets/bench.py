@@ -24,7 +24,7 @@ from widgets.keeping import Keeping, kept_key
 from widgets.parts import Controls, Header, Picture, Scrubber, Tabs, address, served
 from widgets.recorded import recorded_run
 from widgets.running import Run
-from widgets.stage import Slot, Stage, changed_groups
+from widgets.stage import PLANE, Slot, Stage, changed_groups
 from widgets.style import page_style
 from widgets.sweeps import Sweep, Sweeping
 from widgets.turns import Turns, later
@@ -300,7 +300,7 @@ class Bench(Sweeping, Keeping, pn.viewable.Viewer):
             self._on_sweep_click(int(mark))
             return
         view = self.stage.slots[place].view
-        if place == "plane":
+        if view is not None and view.name == PLANE:
             self._bring_back(int(mark))
         elif view is not None and "token" in view.options():
             self.token = int(mark)

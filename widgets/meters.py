@@ -55,14 +55,15 @@ def _card(row: dict[str, Any]) -> str:
     spread = _spread(row)
     return (
         f"<div class='meter' data-meter='{escape(str(row['meter']))}'><div class='kind'><span>{_name(row)}</span>{badge(str(row['provenance']))}</div>"
-        f"<div class='value'>{number(float(row['value']))}{_unit(row)}</div>"
-        f"<div class='change {tone}'>{text}</div><div class='baseline'>{beside}{spread}</div></div>"
+        f"<div class='value'>{number(float(row['value']))}{_unit(row)}</div>{spread}"
+        f"<div class='change {tone}'>{text}</div><div class='baseline'>{beside}</div></div>"
     )
 
 
 def _spread(row: dict[str, Any]) -> str:
+    """Return the bounds of the value itself, under it: beside the baseline they would be taken for the baseline's."""
     low, high = float(row.get("low", math.nan)), float(row.get("high", math.nan))
-    return "" if math.isnan(low) or math.isnan(high) else f" · {number(low)} to {number(high)}"
+    return "" if math.isnan(low) or math.isnan(high) else f"<div class='spread'>between {number(low)} and {number(high)}</div>"
 
 
 def _line(row: dict[str, Any]) -> str:

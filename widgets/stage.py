@@ -15,7 +15,8 @@ from workbench.errors import WorkbenchError
 from workbench.record import Record
 from workbench.views import View
 
-STRIP, PLANE = "text_strip", "speed_quality"  # shown under the hero and beside it, in every record that can draw them
+#: Shown under the hero and beside it, in every record that can draw them; without a text the plane stands under the hero.
+STRIP, PLANE = "text_strip", "speed_quality"
 FEW = 1000  # numbers of an array that are compared before all are
 PAIR = 2  # further views on show at once; the rest wait behind tabs
 
@@ -132,7 +133,8 @@ class Stage:
 
     def _place(self) -> None:
         pair = self.further[self.pair * PAIR : self.pair * PAIR + PAIR]
-        wanted = {"hero": self.shows[0] if self.shows else "", "strip": STRIP, "plane": PLANE}
+        told = self.record is None or (STRIP in views.registry() and views.get(STRIP).draws(self.record))
+        wanted = {"hero": self.shows[0] if self.shows else "", "strip": STRIP if told else PLANE, "plane": PLANE if told else ""}
         wanted |= dict(zip(("left", "right"), [*pair, "", ""]))
         for place, name in wanted.items():
             slot = self.slots[place]

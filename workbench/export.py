@@ -316,8 +316,9 @@ def _section(view: views.View, record: Record) -> str:
     )
     return (
         f"<section aria-labelledby='{name}-title'><div class='head'><h2 id='{name}-title'>{question}</h2><div>{save}</div></div>"
+        f"<div class='frame' role='group' aria-label='{question}'>"
         f"<div class='picture' id='{name}' role='img' aria-labelledby='{name}-title' aria-describedby='{name}-caption' "
-        f"style='height:{height}px'></div><p class='caption' id='{name}-caption'></p>"
+        f"style='height:{height}px'></div></div><p class='caption' id='{name}-caption'></p>"
         f"<details><summary>In words, and how to read it</summary><p>{escape(view.reading)}</p>"
         f"<pre id='{name}-words' tabindex='0' aria-label='in words: {question}'></pre></details></section>"
     )

@@ -87,6 +87,10 @@ def test_phones_and_zoom_need_no_sideways_scrolling(browser: Any, site: str, pat
                 assert box["x"] >= 0
                 assert box["x"] + box["width"] <= width + 1
                 assert size >= 12
+        for frame in live.page.locator("figure.picture .frame:visible").all():
+            wide = frame.evaluate("(node) => [node.clientWidth, node.scrollWidth, node.firstChild.layout?.meta?.least ?? 540]")
+            assert wide[1] == max(wide[0], wide[2])  # a picture keeps the width that it needs, and its frame moves
+            assert (frame.get_attribute("tabindex") == "0") == (wide[1] > wide[0])  # by the keyboard, too
     context.close()
 
 

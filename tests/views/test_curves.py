@@ -114,6 +114,16 @@ def test_this_run_is_ringed_and_the_baseline_is_drawn(record: Record) -> None:
     assert earlier["text"] == ["chain"]
 
 
+def test_two_baselines_of_one_point_are_both_named() -> None:
+    columns = plane_record(2, 0.5)
+    names = columns.column("meters", "baseline_name").astype(object)
+    mixed = {n: columns.column("meters", n) for n in columns.variables("meters")}
+    names[:] = [f"{name}, same run" for name in ("grid_sample", *names[1:-1], "matching alone")]
+    shown = Record.from_columns({"meters": mixed | {"baseline_name": names}}, run_attrs(0, {}))
+    assert trace(speed_quality.VIEW.spec(shown), "baseline")["text"] == ["grid_sample \u00b7 matching alone"]
+    assert speed_quality.VIEW.describe(shown).endswith("(matching alone).")
+
+
 def test_lower_is_better_turns_the_axis_so_that_up_is_better() -> None:
     layout = speed_quality.VIEW.spec(plane_record(2, 0.1, "lower"))["layout"]
     assert layout["yaxis"]["range"][0] > layout["yaxis"]["range"][1]

@@ -34,6 +34,10 @@ const painted = () => new Promise((done) => {
   })
 })
 
+// Pixels that a picture needs (unless its layout says less in `meta.least`). In a narrower frame it keeps them and is moved
+// sideways, as a wide table would be.
+const LEAST = 540
+
 export function render({ model }) {
   const title = element("h2", { class: "title" }), plot = element("div", { class: "plot" })
   const caption = element("figcaption"), empty = element("p", { class: "empty" })
@@ -43,7 +47,8 @@ export function render({ model }) {
   const save = (format) => element("button", { type: "button", class: "save", title: `save this picture as ${format.toUpperCase()}`, onclick: () => download(format) }, format.toUpperCase())
   const close = element("button", { type: "button", class: "close", "aria-label": "take this picture off the page", onclick: () => model.send_msg({ kind: "close" }) }, "✕")
   const tools = element("div", { class: "picture-tools" }, save("png"), save("svg"), model.closable ? close : null)
-  const root = element("figure", { class: "picture" }, element("div", { class: "picture-head" }, title, tools), caption, plot, empty, words)
+  const frame = element("div", { class: "frame", role: "group" }, plot)
+  const root = element("figure", { class: "picture" }, element("div", { class: "picture-head" }, title, tools), caption, frame, empty, words)
   let drawn = "", edit = 0, queue = Promise.resolve()
 
   const clicked = ({ points: [point] }) => point && model.send_msg({ kind: "click",
@@ -100,6 +105,9 @@ export function render({ model }) {
     const first = !plot.on
     const drag = Boolean(layout.meta?.drag)
     if (drag) layout.editrevision = edit++ // a label goes where the new figure says, not where it was dropped
+    plot.style.minWidth = `${layout.meta?.least ?? LEAST}px`
+    framed()
+    if (frame.scrollWidth > frame.clientWidth && !layout.meta?.zoom) layout.dragmode = false // a finger moves the frame
     const edits = drag ? { edits: { annotationPosition: true } } : {}
     await Plotly.react(plot, figure.data, layout, { displayModeBar: false, responsive: false, doubleClick: "reset", ...edits })
     if (first) {
@@ -139,10 +147,14 @@ export function render({ model }) {
   window.addEventListener("wb-hold", ({ detail }) => {
     if (detail.bench === model.bench) root.classList.toggle("held", detail.on && model.reacts)
   })
+  function framed() {
+    if (frame.scrollWidth > frame.clientWidth) { frame.tabIndex = 0; frame.setAttribute("aria-label", `${model.title || "picture"} (moves sideways)`) }
+    else { frame.removeAttribute("tabindex"); frame.removeAttribute("aria-label") }
+  }
   let width = 0
   const sized = new ResizeObserver(([entry]) => {
     const now = Math.round(entry.contentRect.width)
-    if (now && now !== width) { width = now; if (plot.on) window.Plotly.Plots.resize(plot); else later() }
+    if (now && now !== width) { width = now; framed(); if (plot.on) window.Plotly.Plots.resize(plot); else later() }
   })
   sized.observe(root)
   model.on("remove", () => { sized.disconnect(); if (plot.on) window.Plotly.purge(plot) })

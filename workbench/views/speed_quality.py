@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +51,10 @@ class Plane:
         self.quality = _pick(record, "quality", quality)
         self.relative = float(self._value(record, self.speed, "baseline") or 0) > 0
         self.baseline_name = str(self._value(record, self.speed, "baseline_name") or "plain decoding")
+        #: What the quality is compared with; "" where that is the speed's baseline, too.
+        self.other_baseline = str(self._value(record, self.quality, "baseline_name") or "").split(",")[0]
+        if self.other_baseline == self.baseline_name.split(",")[0]:
+            self.other_baseline = ""
         self.versus = "plain" if "plain" in self.baseline_name else self.baseline_name
         self.falling = self._value(record, self.quality, "better") == "lower"
         self.unit = str(self._value(record, self.quality, "unit"))
@@ -71,9 +76,13 @@ class Plane:
         values = record.column(GROUP, column)
         return (values[setting] if values.ndim == 2 else values)[rows[0]]
 
+    @property
+    def both_baselines(self) -> str:
+        """Name of the baseline's point, short: that of the speed, and that of the quality where it is another one."""
+        return " \u00b7 ".join(filter(None, [self.baseline_name.split(",")[0], self.other_baseline]))
+
     def _baseline(self, record: Record) -> Point:
-        name = str(self._value(record, self.speed, "baseline_name")).split(",")[0]
-        return Point(name, 1.0, float(self._value(record, self.quality, "baseline")), kind="baseline")
+        return Point(self.both_baselines, 1.0, float(self._value(record, self.quality, "baseline")), kind="baseline")
 
     def _point(self, record: Record, label: str, kind: str, index: int, setting: int = 0) -> Point | None:
         """Return a run as a point; None for a run of another system, which has other meters or measures in other units."""
@@ -160,7 +169,7 @@ def draw(
         "yaxis": {"range": y[::-1] if plane.falling else y, "nticks": 6},
         "annotations": [note("<br>".join(upright), theme, x=0, y=1, anchor="left")],
         "margin": {"t": 64 if title else 18 + 16 * len(upright)},
-        "shapes": _plain_lines(plane, d),
+        "shapes": _plain_lines(plane, d), "meta": {"least": 240},
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "speed_quality"))
 
@@ -208,11 +217,14 @@ def _trace(plane: Plane, kind: str, d: house.Design) -> Spec:
     names = {"this": "<b>{0}</b>", "baseline": "{0}", "other": "{0}"}
     middle = np.mean(_range([p.speed for p in plane.points] + [1.0] * plane.relative, 0.25))
     side = "right" if points and points[0].speed < middle else "left"  # towards the middle, so that no label covers the axis
+    bounded = (
+        kind == "this" and bool(points) and all(map(math.isfinite, (points[0].low, points[0].high)))
+    )  # the bounds run through what stands above
     return {
         "type": "scatter", "mode": "markers+text", "name": {"this": "this run", "baseline": "baseline", "other": "earlier runs"}[kind],
         "x": [p.speed for p in points], "y": [p.quality if np.isfinite(p.quality) else None for p in points], "marker": marker, "cliponaxis": False, "error_y": _spread(points, kind, d),
         "text": [names[kind].format(house.escape(p.label, quote=False)) for p in points],
-        "textposition": {"this": "top center", "baseline": f"bottom {side}", "other": "middle right"}[kind],
+        "textposition": {"this": f"top {side}" if bounded else "top center", "baseline": f"bottom {side}", "other": "middle right"}[kind],
         "textfont": {"size": 13 if kind == "this" else 12, "color": d.text if kind != "other" else d.muted},
         "customdata": [p.index for p in points],
         "hovertext": [f"{house.escape(p.label)}<br>speed {_speed(plane, p)} ({p.provenance})<br>{plane.quality} {house.number(p.quality)}" for p in points],
@@ -251,7 +263,7 @@ def caption(
     )
     words += f"; {what} {house.number(mine.quality)}"
     if base is not None and np.isfinite(base.quality):
-        words += f" against {house.number(base.quality)}"
+        words += f" against {house.number(base.quality)}" + f" ({plane.other_baseline})" * bool(plane.other_baseline)
     front = plane.front()
     if len(plane.points) > 2:
         words += "; no other run beats it in both" if mine in front else "; another run beats it in both"
