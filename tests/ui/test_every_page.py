@@ -180,6 +180,20 @@ def test_a_click_names_the_pixel_under_the_pointer(live: Live, site: str) -> Non
         "(plot) => plot.emit('plotly_click', { points: [{ x: 7, y: 3.5, pointIndex: 0, data: { meta: { columns: 160, row: 20 } } }] })"
     )
     live.until(lambda: hero.evaluate(ring) == [7, 20], "the ring is where the slice was clicked")
+    live.settled()
+    live.page.get_by_role("button", name="What does the volume itself look like?").click()
+    live.settled()
+    cut = live.picture("What does the volume itself look like?")
+    expect(cut.locator("figcaption")).to_contain_text("what matching chose for column 7")
+    upper = cut.locator(".nsewdrag").first
+    upper.scroll_into_view_if_needed()
+    box = upper.bounding_box()
+    live.page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5)
+    expect(cut.locator(".hoverlayer .hovertext").first).to_be_visible()
+    live.page.mouse.down()
+    live.page.mouse.up()
+    expect(cut.locator("figcaption")).to_contain_text(re.compile(r"Row 20, and the plane at .* m, chosen at column (79|80)"))
+    assert abs(hero.evaluate(ring)[0] - 79.5) <= 1
 
 
 def brightness(node: Any) -> float:

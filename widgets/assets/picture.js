@@ -53,8 +53,9 @@ export function render({ model }) {
 
   const clicked = ({ points: [point] }) => point && model.send_msg({ kind: "click",
     x: plainValue(point.x), y: plainValue(point.y), custom: point.customdata ?? pixel(point), name: point.data?.name ?? "", index: point.pointIndex })
-  // A map says in its `meta` how its pixels are counted, instead of carrying a number for each.
-  const pixel = ({ data, x, y }) => (data?.meta?.columns ? (data.meta.row ?? y) * data.meta.columns + x : null)
+  // A map says in its `meta` how its pixels are counted, instead of carrying a number for each (`map_panels.clicks`).
+  const pixel = ({ data, x, y, pointIndex }) => (data?.meta?.columns
+    ? (data.meta.row ?? y) * data.meta.columns + x + (data.meta.layer ? (1 + pointIndex[0]) * data.meta.layer : 0) : null)
   // A picture with levels of detail gets the next level from the server: its layout says so in `meta.zoom`.
   function zoomed(change) {
     if (!plot.layout?.meta?.zoom) return

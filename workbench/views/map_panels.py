@@ -46,15 +46,24 @@ def stride_of(shape: tuple[int, ...]) -> int:
 def pixel_of(record: Record, selected: int | None) -> tuple[int, int]:
     """Return (row, column) of the chosen pixel: row * width + column, by default where matching is most wrong on what moves.
 
+    Where a depth of the volume was chosen with it (`plane_of`), (candidate + 1) * height * width stand on top.
+
     Raises:
         InputError: the picture has no such pixel.
     """
     height, width = record.column("maps", "depth_multi").shape
     if selected is None:
         return default_pixel(record)
-    if not 0 <= selected < height * width:
+    candidates = len(record.column("cost_volume", "depth")) if has(record, "cost_volume", "depth") else 0
+    if not 0 <= selected < (1 + candidates) * height * width:
         raise InputError(expected("selected", f"a pixel from 0 to {height * width - 1}", selected))
-    return divmod(int(selected), width)
+    return divmod(int(selected) % (height * width), width)
+
+
+def plane_of(record: Record, selected: int | None) -> int | None:
+    """Return the index of the candidate depth that was chosen with the pixel, None where only a pixel was."""
+    size = record.column("maps", "depth_multi").size
+    return None if selected is None or selected < size else selected // size - 1
 
 
 def default_pixel(record: Record) -> tuple[int, int]:
@@ -69,15 +78,16 @@ def default_pixel(record: Record) -> tuple[int, int]:
     return row, int(columns[len(columns) // 2])
 
 
-def clicks(columns: int, row: int | None = None) -> Spec:
+def clicks(columns: int, row: int | None = None, layer: int | None = None) -> Spec:
     """Return the `meta` of a trace by which the browser names a clicked pixel: row * columns + column.
 
     A number for every pixel would be a third of what a map weighs on the wire.
 
     Args:
-        columns: width of the maps. row: that of every point, where the ordinate is something else.
+        columns: width of the maps. row: that of every point, where the ordinate is something else. layer: pixels of a map, where
+            the trace's rows are candidate depths and the click chooses one, too (`plane_of`).
     """
-    return {"columns": columns} if row is None else {"columns": columns, "row": row}
+    return {"columns": columns} | ({} if row is None else {"row": row}) | ({} if layer is None else {"layer": layer})
 
 
 def panel(values: np.ndarray, index: int, *, digits: int = 3, unit: str = "", name: str = "", **how: Any) -> Spec:

@@ -28,28 +28,30 @@ def _place(record: Record, selected: int | None) -> tuple[int, int, int, int, np
     step = int(record.group_attrs("cost_volume").get("stride", 1))
     volume_row = min(row // step, record.column("cost_volume", "cost").shape[1] - 1)
     depths = record.column("cost_volume", "depth").astype(float)
-    at = float(record.column("maps", "depth_multi")[row, column])
-    plane = int(np.argmin(np.abs(depths - at))) if np.isfinite(at) else len(depths) // 2
+    plane = panels.plane_of(record, selected)
+    if plane is None:
+        at = float(record.column("maps", "depth_multi")[row, column])
+        plane = int(np.argmin(np.abs(depths - at))) if np.isfinite(at) else len(depths) // 2
     return row, column, volume_row, plane, depths
 
 
 def draw(record: Record, *, selected: int | None = None, theme: str = "light", title: str = "") -> Spec:
-    """Return the slice through the chosen pixel's row, and the plane at the depth that matching chose for it.
+    """Return the slice through the chosen pixel's row, and the plane at the chosen depth (by default what matching chose for it).
 
     Args:
-        selected: chosen pixel, row * width + column.
+        selected: chosen pixel, row * width + column, and the depth that was chosen with it (`map_panels.pixel_of`).
     """
     row, column, volume_row, plane, depths = _place(record, selected)
     cost = record.column("cost_volume", "cost")
     step = int(record.group_attrs("cost_volume").get("stride", 1))
-    section = cost[:, volume_row].astype(float)
+    section, maps = cost[:, volume_row].astype(float), record.column("maps", "depth_multi").shape
     low = section.min(0)
     section = (section - low) / np.maximum(section.max(0) - low, 1e-9)
     x = np.arange(section.shape[1]) * step
     bar = panels.scale_bar("cost, scaled a pixel", len=0.48, y=0.72, nticks=3)
     data: list[Spec] = [{
         "type": "heatmap", "z": section.round(3).tolist(), "x": x.tolist(), "y": depths.round(4).tolist(), "colorscale": panels.COST, "zmin": 0, "zmax": 1, "colorbar": bar, "name": "cost",
-        "meta": panels.clicks(record.column("maps", "depth_multi").shape[1], row),
+        "meta": panels.clicks(maps[1], row, maps[0] * maps[1]),
         "hovertemplate": "column %{x}, %{y:.2f} m: %{z:.2f}<extra></extra>",
     }]  # fmt: skip
     for name, words, meaning, dash in LINES:
@@ -74,7 +76,7 @@ def draw(record: Record, *, selected: int | None = None, theme: str = "light", t
         ],
         "annotations": [
             panels.heading(f"row {row}; white: true, dashed: matching, green: joined", ROW_BOX, theme),
-            panels.heading(f"all pixels at {depths[plane]:.2f} m, what matching chose for the ringed one", PLANE_BOX, theme),
+            panels.heading(f"all pixels at {depths[plane]:.2f} m, {_why(record, selected, 'the ringed one')}", PLANE_BOX, theme),
         ],
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "volume_slice"))
@@ -89,8 +91,13 @@ def caption(record: Record, *, selected: int | None = None) -> str:
     valid = record.column("cost_volume", "valid").mean()
     return (
         f"{count} depths x {height} x {width} pixels{kept}; {valid:.0%} of the samples fall inside the other frame. "
-        f"Row {row}, and the plane at {depths[plane]:.2f} m, which matching chose for column {column}."
+        f"Row {row}, and the plane at {depths[plane]:.2f} m, {_why(record, selected, f'column {column}')}."
     )
+
+
+def _why(record: Record, selected: int | None, pixel: str) -> str:
+    """Return who chose the depth on show."""
+    return f"chosen at {pixel}" if panels.plane_of(record, selected) is not None else f"what matching chose for {pixel}"
 
 
 def say(record: Record, *, selected: int | None = None) -> str:
@@ -112,7 +119,7 @@ VIEW = View(
     reading=(
         "Above, a vertical slice: columns of the chosen row to the right, depth upwards; dark is a cheap match, each column scaled to its own "
         "range. White: the truth; dashed blue: the cheapest; green: joined. Below, the slice across: the cost of all pixels at one depth; dark "
-        "patches match there. Click a map to choose another row and depth, or the upper slice for another column."
+        "patches match there. Click a map to choose another row, or the upper slice to choose a column and the depth of the lower one."
     ),
     draw=draw,
     say=say,
