@@ -124,6 +124,16 @@ def test_two_baselines_of_one_point_are_both_named() -> None:
     assert speed_quality.VIEW.describe(shown).endswith("(matching alone).")
 
 
+def test_a_run_that_measured_something_else_is_said_to_be_missing(record: Record) -> None:
+    columns = {n: record.column("meters", n) for n in record.variables("meters")}
+    other = Record.from_columns(
+        {"meters": columns | {"meter": np.char.add("other ", columns["meter"].astype(str))}}, run_attrs(0, {})
+    )
+    said = speed_quality.VIEW.describe(record, others=[("one", other), ("two", record)])
+    assert said.endswith("1 run without these two numbers is not drawn.")
+    assert "not drawn" not in speed_quality.VIEW.describe(record, others=[("two", record)])
+
+
 def test_lower_is_better_turns_the_axis_so_that_up_is_better() -> None:
     layout = speed_quality.VIEW.spec(plane_record(2, 0.1, "lower"))["layout"]
     assert layout["yaxis"]["range"][0] > layout["yaxis"]["range"][1]

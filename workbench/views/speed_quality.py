@@ -67,6 +67,8 @@ class Plane:
             points = [self._point(r, label, "other", i) for i, (label, r) in enumerate(others)]
             points.append(self._point(record, label, "this", -1))
         self.points += [p for p in points if p is not None]
+        #: Runs whose meters are others, or in other units: they have no place on these axes.
+        self.left_out = sum(p is None for p in points)
 
     def _value(self, record: Record, meter: str, column: str, setting: int = 0) -> Any:
         """Return one cell of the meters (of one setting in a sweep), or None where there is none."""
@@ -267,6 +269,8 @@ def caption(
     front = plane.front()
     if len(plane.points) > 2:
         words += "; no other run beats it in both" if mine in front else "; another run beats it in both"
+    if plane.left_out:
+        words += f". {plural(plane.left_out, 'run')} without these two numbers {'is' if plane.left_out == 1 else 'are'} not drawn"
     return words + "."
 
 
