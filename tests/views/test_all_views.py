@@ -77,6 +77,18 @@ def test_a_record_without_the_group_is_an_error_that_names_it(record: Record, na
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_bars_of_a_shared_axis_are_as_wide_as_one_place(record: Record, name: str) -> None:
+    """Plotly makes bars without a width as wide as the gap between their nearest neighbours: a trace of few would cover its neighbours' places."""
+    view = views.get(name)
+    spec = view.spec(record, **({"step": steps_of(record, view)[-1]} if view.steps else {}))
+    places: dict[Any, set[str]] = {}
+    for bar in (t for t in spec["data"] if t["type"] == "bar" and "width" not in t):
+        along = bar["y"] if bar.get("orientation") == "h" else bar["x"]
+        places.setdefault((bar.get("xaxis", "x"), bar.get("yaxis", "y")), set()).add(json.dumps(along))
+    assert all(len(different) == 1 for different in places.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_drawing_is_fast_enough_for_a_slider(record: Record, name: str) -> None:
     view = views.get(name)
     step: dict[str, Any] = {"step": min(3, steps_of(record, view)[-1])} if view.steps else {}

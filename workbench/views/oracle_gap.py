@@ -26,8 +26,8 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
     data: list[Spec] = [
         {
             "type": "scatter", "mode": "lines+markers+text", "name": ONE, "x": x.tolist(), "y": y.tolist(), "line": {"color": d.line("accepted"), "width": 2}, "marker": {"size": 8, "symbol": "square", "color": d.line("accepted")},
-            "text": [f"γ = {s:g}" for s in setting], "textposition": "bottom left", "textfont": {"size": 11, "color": d.muted}, "error_y": error_bars(y, low, high, d.line("accepted")) | {"width": 0, "thickness": 0.9},
-            "hovertemplate": "%{text}<br>%{x:.2f} tokens a round, %{y:.1f} % right<extra></extra>",
+            "text": _labels(x, y, setting), "textposition": "bottom left", "textfont": {"size": 11, "color": d.muted}, "error_y": error_bars(y, low, high, d.line("accepted")) | {"width": 0, "thickness": 0.9},
+            "hovertemplate": "%{hovertext}<br>%{x:.2f} tokens a round, %{y:.1f} % right<extra></extra>", "hovertext": [f"γ = {s:g}" for s in setting],
         },
         {
             "type": "scatter", "mode": "markers", "name": EACH, "x": star_x.tolist(), "y": star_y.tolist(), "marker": {"size": 17, "symbol": "star", "color": d.fill("chosen"), "line": {"color": d.text, "width": 1.5}},
@@ -40,6 +40,15 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
         "yaxis": {"range": [-4, 105], "title": {"text": curves.label("y")}},
     }  # fmt: skip
     return house.picture(data, layout, theme=theme, title=title, revision=revision(record, "oracle_gap"))
+
+
+def _labels(x: np.ndarray, y: np.ndarray, setting: np.ndarray) -> list[str]:
+    """Return "γ = 0.9" for each point that has room for it, from the fastest back; a point too near to a named one is named by its hover."""
+    wide, named = max(float(np.ptp(x)), 0.5) / 6, []
+    for i in np.argsort(-x, kind="stable").tolist():
+        if all(abs(x[i] - x[j]) > wide or abs(y[i] - y[j]) > 6 for j in named):
+            named.append(i)
+    return [f"γ = {s:g}" if i in named else "" for i, s in enumerate(setting)]
 
 
 def caption(record: Record) -> str:
@@ -72,7 +81,7 @@ VIEW = View(
     groups=(GROUP,),
     question="What would the best threshold for each prompt save?",
     reading=(
-        "Green squares: one threshold for all prompts, each labelled with its value. The star: for each prompt the threshold with the fewest rounds among "
+        "Green squares: one threshold for all prompts, labelled with its value where there is room (the others on hover). The star: for each prompt the threshold with the fewest rounds among "
         "those that get it right, which no decoder can know beforehand. The distance between star and line is what a rule that adapts to the prompt could "
         "still gain. Bars are 95 % intervals."
     ),

@@ -57,7 +57,7 @@ def draw(record: Record, *, step: int | None = None, theme: str = "light", title
             | {"pattern": {"shape": "x", "size": 6, "solidity": 0.25, "fgcolor": d.background, "fillmode": "overlay"}}
         )
         data.append({
-            "type": "bar", "orientation": "h", "name": name, "x": probability[rows].tolist(), "y": y[possible == good].tolist(), "xaxis": "x2", "yaxis": "y2", "marker": marker,
+            "type": "bar", "width": 0.8, "orientation": "h", "name": name, "x": probability[rows].tolist(), "y": y[possible == good].tolist(), "xaxis": "x2", "yaxis": "y2", "marker": marker,
             "hovertext": [_told(pieces[r], probability[r], joint[r]) for r in rows], "hoverinfo": "text",
         })  # fmt: skip
     truth = [float(j) if j == j else None for j in joint[order]]
