@@ -44,7 +44,8 @@ def draw(record: Record, *, theme: str = "light", title: str = "") -> Spec:
 
 def _labels(x: np.ndarray, y: np.ndarray, setting: np.ndarray) -> list[str]:
     """Return "γ = 0.9" for each point that has room for it, from the fastest back; a point too near to a named one is named by its hover."""
-    wide, named = max(float(np.ptp(x)), 0.5) / 6, []
+    wide = max(float(np.ptp(x)), 0.5) / 6
+    named: list[int] = []
     for i in np.argsort(-x, kind="stable").tolist():
         if all(abs(x[i] - x[j]) > wide or abs(y[i] - y[j]) > 6 for j in named):
             named.append(i)
