@@ -106,9 +106,9 @@ export function render({ model }) {
     const first = !plot.on
     const drag = Boolean(layout.meta?.drag)
     if (drag) layout.editrevision = edit++ // a label goes where the new figure says, not where it was dropped
-    plot.style.minWidth = `${layout.meta?.least ?? LEAST}px`
-    framed()
-    if (frame.scrollWidth > frame.clientWidth && !layout.meta?.zoom) layout.dragmode = false // a finger moves the frame
+    const least = `${layout.meta?.least ?? LEAST}px`
+    if (plot.style.minWidth !== least) { plot.style.minWidth = least; framed() } // measured once, not while a slider waits
+    if (frame.hasAttribute("tabindex") && !layout.meta?.zoom) layout.dragmode = false // a finger moves the frame
     const edits = drag ? { edits: { annotationPosition: true } } : {}
     await Plotly.react(plot, figure.data, layout, { displayModeBar: false, responsive: false, doubleClick: "reset", ...edits })
     if (first) {
