@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +58,24 @@ def test_columns_while_another_thread_writes() -> None:
     finally:
         stop.set()
         writer.join()
+
+
+def test_a_group_that_is_being_begun_is_not_there_yet() -> None:
+    class Begun(dict[str, list[dict[str, Any]]]):
+        """Another thread's `write`, stopped between the group and its first rows."""
+
+        def setdefault(self, group: str, rows: Any = None) -> Any:
+            rows = super().setdefault(group, rows)
+            seen.append(tape.columns())
+            return rows
+
+    seen: list[dict[str, Any]] = []
+    tape = Tape()
+    tape._rows = Begun()
+    tape.write("curve", x=1.0)
+    tape.write("curve", x=2.0)
+    assert [list(columns.get("curve", {}).get("x", [])) for columns in seen] == [[], [1.0]]
+    assert "curve" not in seen[0]
 
 
 def test_attributes_of_a_group_add_up() -> None:

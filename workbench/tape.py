@@ -126,7 +126,8 @@ class Tape(NullTape):
 
     def columns(self) -> dict[str, dict[str, np.ndarray]]:
         """Return what has been written so far as `{group: {column: 1-D array}}`; safe to call while the run goes on."""
-        return {group: _stack(list(rows)) for group, rows in list(self._rows.items())}
+        # A group is there a moment before its first rows are: a reader between the two passes it over.
+        return {group: _stack(copy) for group, rows in list(self._rows.items()) if (copy := list(rows))}
 
 
 def _stack(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
